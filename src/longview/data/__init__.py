@@ -1,0 +1,1 @@
+"""From raw archives to packed batches: manifests, images, sources, stores, studies and the datamodule."""
