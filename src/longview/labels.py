@@ -7,8 +7,9 @@ position, and a column that cannot be placed is an error that lists both sides.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ class Label:
     Args:
         name: The canonical name, as it stands in manifests, predictions and metrics.
         prompts: Texts that describe the label to a text encoder; the name where none is given.
-        aliases: What other sources call it: source name -> names there.
+        aliases: What other sources call it: source name -> names there. A source's narrower finding may stand
+            here too (PadChest's `rib fracture` for `fracture`); a wider or vaguer one never.
         unseen: True for a label without training data, scored only by a zero-shot model.
     """
 
@@ -53,7 +55,8 @@ class LabelSet:
             labels of the set may stand as parents (derived labels).
 
     Raises:
-        InputError: For no labels, a name or alias that stands for two labels, or an edge to an unknown child.
+        InputError: For no labels, a name or alias that stands for two labels, an edge to an unknown child, or
+            a circle of edges.
     """
 
     name: str
@@ -62,18 +65,22 @@ class LabelSet:
     hierarchy: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.labels:
-            raise InputError(f"label set {self.name!r} has no labels; give `labels:` at least one entry")
+        if not self.names:
+            raise InputError(
+                f"label set {self.name!r} has no (seen) labels; give `labels:` at least one entry"
+            )
         owners: dict[str, str] = {}
         for label in self.labels:
             if not label.name.strip():
                 raise InputError(f"label set {self.name!r} has a label without a name")
             key = _normalise(label.name)
             if key in owners:
-                raise InputError(f"label set {self.name!r}: {owners[key]!r} and {label.name!r} are the same name")
+                raise InputError(
+                    f"label set {self.name!r}: {owners[key]!r} and {label.name!r} are the same name"
+                )
             owners[key] = label.name
         for source in sorted({source for label in self.labels for source in label.aliases}):
-            self._lookup(source)
+            self._build_lookup(source)
         self._check_hierarchy()
 
     def _check_hierarchy(self) -> None:
@@ -82,8 +89,8 @@ class LabelSet:
             for child in children:
                 if child not in known:
                     raise InputError(
-                        f"label set {self.name!r}: hierarchy names {child!r} under {parent!r}, which is neither "
-                        f"a label nor a parent; labels are {', '.join(sorted(known))}"
+                        f"label set {self.name!r}: hierarchy names {child!r} under {parent!r}, which is "
+                        f"neither a label nor a parent; labels are {', '.join(sorted(known))}"
                     )
         state: dict[str, int] = {}
 
@@ -124,66 +131,102 @@ class LabelSet:
         file = find(path)
         try:
             data = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{file} is not readable as YAML: {error}") from error
+        entries = data.get("labels") if isinstance(data, Mapping) else None
+        bare = (
+            [entry for entry in entries if not isinstance(entry, Mapping)]
+            if isinstance(entries, list)
+            else []
+        )
+        if bare:  # jsonargparse, which reads the same files for `fit`, takes mappings only
+            raise InputError(f"{file}: write a label as {{name: TEXT, ...}}, not {bare[0]!r}")
         return cls.from_dict(data, origin=str(file))
 
     @classmethod
     def from_dict(cls, data: Any, origin: str = "label set") -> LabelSet:
-        """Build a label set from plain data (the inverse of :meth:`to_dict`).
+        """Build a label set from plain data (the inverse of :meth:`to_dict`); a label may be its name alone.
 
         Raises:
             InputError: Where keys are missing, unknown or of the wrong type.
         """
-        if not isinstance(data, Mapping) or not isinstance(data.get("labels"), list):
-            raise InputError(f"{origin} is not a label set: it needs `name:` and a list `labels:`")
+        wanted = {"name": str, "labels": list}  # as a command line wants them of the dataclass
+        if not isinstance(data, Mapping) or not all(isinstance(data.get(k), t) for k, t in wanted.items()):
+            raise InputError(f"{origin} is not a label set: it needs `name:` (text) and a list `labels:`")
         unknown = set(data) - {"name", "labels", "description", "hierarchy"}
         if unknown:
-            raise InputError(f"{origin}: unknown keys {sorted(unknown)}; known: name, labels, description, hierarchy")
-        labels = []
-        for entry in data["labels"]:
-            fields = {"name": entry} if isinstance(entry, str) else entry
-            if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
-                raise InputError(f"{origin}: a label needs at least a `name:` that is text, found {entry!r}")
-            extra = set(fields) - {"name", "prompts", "aliases", "unseen"}
-            if extra:
-                raise InputError(f"{origin}: label {fields['name']!r} has unknown keys {sorted(extra)}")
-            labels.append(Label(**{str(key): value for key, value in fields.items()}))
+            raise InputError(
+                f"{origin}: unknown keys {sorted(map(str, unknown))}; known: name, labels, description, "
+                f"hierarchy"
+            )
         return cls(
-            name=str(data.get("name", "")),
-            labels=labels,
+            name=data["name"],
+            labels=[_label(entry, origin) for entry in data["labels"]],
             description=str(data.get("description", "")),
-            hierarchy=dict(data.get("hierarchy") or {}),
+            hierarchy=_lists(data.get("hierarchy"), f"{origin}: hierarchy"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that a checkpoint or a YAML file can hold."""
         return asdict(self)
 
+    @cached_property
+    def _lookups(self) -> dict[str | None, dict[str, str]]:
+        """Look-up tables built so far: parsers ask for a name per row of 100,000."""
+        return {}
+
     def _lookup(self, source: str | None) -> dict[str, str]:
         """Normalised name or alias -> label name; aliases of one source, or of all where `source` is None."""
-        table = {_normalise(label.name): label.name for label in self.labels}
+        if source not in self._lookups:
+            self._lookups[source] = self._build_lookup(source)
+        return self._lookups[source]
+
+    def _build_lookup(self, source: str | None) -> dict[str, str]:
+        names = {_normalise(label.name): label.name for label in self.labels}
         aliases: dict[str, str] = {}
         ambiguous: set[str] = set()
+        for label, alias in self._aliases(source):
+            key = _normalise(alias)
+            other = names.get(key, aliases.setdefault(key, label.name))
+            if other != label.name:
+                if source is not None:
+                    raise InputError(
+                        f"label set {self.name!r}: alias {alias!r} of source {source!r} stands for both "
+                        f"{other!r} and {label.name!r}; take it from one of them"
+                    )
+                ambiguous.add(key)
+        return {key: name for key, name in aliases.items() if key not in ambiguous} | names
+
+    def _aliases(self, source: str | None) -> Iterator[tuple[Label, str]]:
+        """Pairs of label and alias; a source's name may be written with hyphens or underscores."""
         for label in self.labels:
             for origin, names in label.aliases.items():
-                if source is not None and origin != source:
-                    continue
-                for alias in names:
-                    key = _normalise(alias)
-                    other = aliases.setdefault(key, label.name)
-                    if other != label.name:
-                        if source is not None:
-                            raise InputError(
-                                f"label set {self.name!r}: alias {alias!r} of source {source!r} stands for both "
-                                f"{other!r} and {label.name!r}"
-                            )
-                        ambiguous.add(key)
-        return {key: name for key, name in aliases.items() if key not in ambiguous} | table
+                if source is None or _normalise(origin) == _normalise(source):
+                    for alias in names:
+                        yield label, alias
 
     def canonical(self, column: str, source: str | None = None) -> str | None:
-        """The label that a column or finding of `source` stands for, or None."""
+        """The label that a column or finding of `source` stands for, or None.
+
+        Aliases of one source count, or everyone's where `source` is None and they are not ambiguous.
+        """
         return self._lookup(source).get(_normalise(column))
+
+    def ancestors(self, name: str) -> list[str]:
+        """Names above `name` in the hierarchy, each once, nearest first; derived parents are among them.
+
+        Where a child is present, so is each of its ancestors: COVID-19 -> Viral Pneumonia, Pneumonia.
+        """
+        found: list[str] = []
+        level = [name]
+        while level:
+            level = [
+                up
+                for up, down in self.hierarchy.items()
+                if not set(down).isdisjoint(level) and up not in found
+            ]
+            found += level
+        return found
 
     def align(
         self,
@@ -192,15 +235,19 @@ class LabelSet:
         missing: OnMismatch = "error",
         unknown: OnMismatch = "error",
         context: str = "the table",
+        *,
+        unseen: bool = False,
     ) -> dict[str, str]:
-        """Match a table's label columns to this set's (seen) labels by name or alias.
+        """Match a table's label columns to this set's labels by name or alias.
 
         Args:
             columns: Candidate label columns, in any order (leave id columns out).
             source: Whose aliases count; None: everyone's, where they are not ambiguous.
-            missing: What to do about labels that no column stands for.
-            unknown: What to do about columns that stand for no label.
+            missing: What to do about (seen) labels that no column stands for.
+            unknown: What to do about columns that stand for no label, seen or unseen.
             context: What the table is (a file name), for the message.
+            unseen: Whether unseen labels are matched too (to evaluate them). They are never missing; without
+                this their columns are left out, so that no training table can show them to a model.
 
         Returns:
             Label name -> column, in the label set's order; labels that are missing are left out.
@@ -209,50 +256,89 @@ class LabelSet:
             InputError: For two columns of one label and, unless ignored, for missing or unknown columns; the
                 message lists both sides.
         """
-        columns = list(columns)
-        lookup, seen = self._lookup(source), set(self.names)
+        columns, lookup = list(columns), self._lookup(source)
         found: dict[str, str] = {}
         strange: list[str] = []
         for column in columns:
             name = lookup.get(_normalise(column))
-            if name is None or name not in seen:
+            if name is None:
                 strange.append(column)
             elif name in found:
-                raise InputError(f"{context}: columns {found[name]!r} and {column!r} both stand for label {name!r}")
+                raise InputError(
+                    f"{context}: columns {found[name]!r} and {column!r} both stand for label {name!r}"
+                )
             else:
                 found[name] = column
         absent = [name for name in self.names if name not in found]
-        bad_missing, bad_unknown = missing == "error" and absent, unknown == "error" and strange
-        if bad_missing or bad_unknown:
-            parts = []
-            if bad_missing:
-                parts.append(f"labels without a column: {', '.join(absent)}")
-            if strange:
-                parts.append(f"columns that are no label: {', '.join(strange)}")
+        if (missing == "error" and absent) or (unknown == "error" and strange):
             raise InputError(
-                f"{context} does not fit label set {self.name!r}; {'; '.join(parts)}. "
-                f"Rename the columns, or add aliases to the label set"
+                f"{context} does not fit label set {self.name!r}; labels without a column: "
+                f"{_listed(absent)}; columns that are no label: {_listed(strange)}. Rename the columns, or "
+                f"add aliases to the label set"
             )
-        return {name: found[name] for name in self.names if name in found}
+        wanted = self.names + (self.unseen_names if unseen else [])
+        return {name: found[name] for name in wanted if name in found}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _lists(value: Any, where: str) -> dict[str, list[str]]:
+    """A mapping of text to lists of text, as hierarchy and aliases are; empty where nothing is given."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} must map a name to a list of names, found {value!r}")
+    return {str(key): _texts(names, f"{where} of {key!r}") for key, names in value.items()}
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    # a bare text would be taken apart into letters, and YAML reads `no` and `1` as other things than text
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(
+            f"{where} must be a list of texts, [like, this], found {value!r}; quote what is not text"
+        )
+    return list(value)
+
+
+def _label(entry: Any, origin: str) -> Label:
+    """One entry of `labels:`: a name, or a mapping with the fields of :class:`Label`."""
+    fields = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+        raise InputError(f"{origin}: write a label as {{name: TEXT, ...}}, not {entry!r}")
+    name = fields["name"]
+    extra = set(fields) - {"name", "prompts", "aliases", "unseen"}
+    if extra:
+        raise InputError(f"{origin}: label {name!r} has unknown keys {sorted(map(str, extra))}")
+    unseen = fields.get("unseen", False)
+    if not isinstance(unseen, bool):
+        raise InputError(f"{origin}: `unseen:` of label {name!r} must be true or false, found {unseen!r}")
+    prompts = _texts(fields.get("prompts") or [], f"{origin}: prompts of label {name!r}")
+    return Label(name, prompts, _lists(fields.get("aliases"), f"{origin}: aliases of label {name!r}"), unseen)
 
 
 def find(path: str | Path) -> Path:
-    """Find a label-set file: a path, or the name of a file in `configs/labels`.
+    """Find a label-set file: a path, or the name of one in `configs/labels` (hyphens serve as underscores).
 
     Raises:
         InputError: Where there is none; the message lists the names that exist.
     """
     given = Path(path)
-    if given.is_file():
+    if (
+        given.is_file() and given.suffix
+    ):  # a folder or file that happens to be called `nih` does not hide the set
         return given
     folders = [Path("configs/labels"), Path(__file__).parent / "configs/labels"]
     folders.append(Path(__file__).parents[2] / "configs/labels")
     for folder in folders:
-        candidate = folder / f"{given.name.removesuffix('.yaml')}.yaml"
+        candidate = folder / f"{given.name.removesuffix('.yaml').replace('-', '_')}.yaml"
         if len(given.parts) == 1 and candidate.is_file():
             return candidate
     known = sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
-    raise InputError(f"no label set {str(path)!r}: give a YAML file or one of {', '.join(known) or '(none found)'}")
+    raise InputError(
+        f"no label set {str(path)!r}: give a YAML file or one of {', '.join(known) or '(none found)'}"
+    )
 
 
 def groups(

@@ -1,16 +1,18 @@
 """The manifest: one row per image, with its ids, view, path, split and one float column per label.
 
-A manifest is checked whenever it is read or written, so that whatever lies on disk keeps the rules: image ids
-are unique, a study belongs to one patient, no patient stands in two splits, label values are NaN or in [0, 1],
-and ids are text even when they look like numbers.
+A manifest is checked whenever it is read or written, so that whatever lies on disk keeps the rules: image
+ids are unique, a study belongs to one patient, no patient stands in two splits, label values are NaN or in
+[0, 1], and ids are text even when they look like numbers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +24,16 @@ ID_COLUMNS = ("source", "patient_id", "study_id", "image_id", "view", "path", "s
 """Text columns that every manifest has, in this order, before the labels."""
 
 META_PREFIX = "meta_"
-"""Columns that are neither ids nor labels (`meta_age`, `meta_sex`, `meta_pixel_spacing_mm`) start with this."""
+"""Columns that are neither ids nor labels (`meta_age`, `meta_pixel_spacing_mm`) start with this."""
 
 SPLITS = ("train", "val", "test", "none")
 """Values of `split`; `none` is an image that was not assigned (a folder to predict on)."""
+
+_ID = re.compile(r"(^|[_ ])id$|[a-z]I[Dd]$|[_ ]ID$")
+"""Columns of ids in CSV files of other hands; `COVID` is none."""
+
+_BLANK = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A"]
+"""What stands for an unknown value in a column of numbers."""
 
 _SHOWN = 5  # ids named in an error message before it says how many more there are
 
@@ -74,7 +82,13 @@ class Manifest:
         return cls(_with_types(read_table(file), str(file)), origin=str(file))
 
     def write(self, path: str | Path) -> None:
-        """Write as `.parquet` or `.csv`, under a temporary name first, so that no half file is ever seen."""
+        """Check, then write as `.parquet` or `.csv`, under a temporary name first: no half file is ever seen.
+
+        Raises:
+            InputError: Where the table was changed and breaks a rule now, or for another ending.
+            OSError: Where the disk is full; the temporary file is removed and what stood there before stays.
+        """
+        validate(self.table, self.origin)
         write_table(self.table, path)
 
 
@@ -83,32 +97,55 @@ def label_columns(columns: Sequence[str] | pd.Index[str]) -> list[str]:
     return [column for column in columns if column not in ID_COLUMNS and not column.startswith(META_PREFIX)]
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a `.csv`, `.csv.gz`, `.tsv` or `.parquet` table; columns whose name ends in `_id` are kept as text.
+def read_table(path: str | Path, text: Collection[str] = ()) -> pd.DataFrame:
+    """Read a `.csv`, `.csv.gz`, `.tsv`, `.tsv.gz` or `.parquet` table with its ids as text.
+
+    In CSV, columns of ids (`patient_id`, `PatientID`, `Patient ID`, `id`), the text columns of a manifest and
+    those named in `text` are read letter by letter: `00000001`, `3.24E+38`, `NA` and an empty cell stay as
+    they are. In all other columns an empty cell, `NA`, `NaN` and the like are NaN.
+
+    Args:
+        path: The file.
+        text: Further columns to read as text.
 
     Raises:
-        InputError: Where the file is missing, of another kind, unreadable or without rows.
+        InputError: Where the file is missing, of another kind, unreadable or empty, or has a column twice.
     """
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a .parquet or .csv file")
+    is_csv = file.name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
+    if not is_csv and file.suffix != ".parquet":
+        raise InputError(f"{file} is neither .parquet, .csv nor .tsv")
     try:
-        if file.suffix == ".parquet":
-            table = pd.read_parquet(file)
-        elif file.name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-            separator = "\t" if ".tsv" in file.name else ","
-            columns = pd.read_csv(file, nrows=0, sep=separator).columns
-            texts = {name: "str" for name in columns if name in ID_COLUMNS or name.endswith("_id")}
-            table = pd.read_csv(file, dtype=texts, keep_default_na=True, sep=separator, low_memory=False)
-        else:
-            raise InputError(f"{file} is neither .parquet, .csv nor .tsv")
+        table = _read_csv(file, text) if is_csv else pd.read_parquet(file)
     except InputError:
         raise
-    except (OSError, ValueError) as error:  # pyarrow and pandas parser errors are both
+    except (OSError, ValueError) as error:  # pyarrow, pandas parser and decoding errors are among these
         raise InputError(f"{file} cannot be read as a table: {error}") from error
     if table.empty:
         raise InputError(f"{file} has no rows")
     return table
+
+
+def _read_csv(file: Path, text: Collection[str]) -> pd.DataFrame:
+    separator = "\t" if ".tsv" in file.name.lower() else ","
+    header = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype="str", keep_default_na=False).iloc[
+        0
+    ]
+    named = header[header != ""]
+    if named.duplicated().any():  # pandas would rename the second one, and it would pass for a further label
+        raise InputError(f"{file} has the column {_first(named[named.duplicated()].unique())} twice")
+    texts = [name for name in header if name in ID_COLUMNS or name in text or _ID.search(name)]
+    blanks = {name: _BLANK for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in texts}
+    return pd.read_csv(
+        file,
+        sep=separator,
+        dtype=dict.fromkeys(texts, "str"),
+        na_values=blanks,
+        keep_default_na=False,
+        low_memory=False,
+    )
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
@@ -135,22 +172,30 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 def _with_types(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Ids as text, labels as float32; `meta_` columns as they were read."""
-    table = table.copy()
-    for column in ID_COLUMNS:
-        if column in table.columns:
-            table[column] = table[column].astype("str")
-    for column in label_columns(table.columns):
-        try:
-            table[column] = table[column].astype(np.float32)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{origin}: column {column!r} holds values that are not numbers ({error}); a label is 0, 1, a value "
-                f"between, or empty; a column that is not a label must start with {META_PREFIX!r}"
-            ) from error
-    return table
+    _validate_columns(table, origin)
+    typed: dict[str, pd.Series[Any]] = {}
+    for column in table.columns:
+        values = table[column]
+        if column in ID_COLUMNS:
+            if pd.api.types.is_float_dtype(values) and values.notna().any():
+                raise InputError(
+                    f"{origin}: column {column!r} holds floating-point numbers ({values.dropna().iloc[0]}), "
+                    f"which ids do not survive (3.24E+38 may be two patients); save it as text"
+                )
+            values = values.astype("str")
+        elif not column.startswith(META_PREFIX):
+            try:
+                values = values.astype(np.float32)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"{origin}: column {column!r} holds values that are not numbers ({error}); a label is 0, "
+                    f"1, a value between, or empty; other columns must start with {META_PREFIX!r}"
+                ) from error
+        typed[column] = values
+    return pd.DataFrame(typed)
 
 
-def _first(ids: Sequence[object] | pd.Index[str]) -> str:
+def _first(ids: Iterable[object]) -> str:
     names = [str(item) for item in ids]
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
@@ -163,9 +208,12 @@ def validate(table: pd.DataFrame, origin: str = "manifest") -> None:
     """
     if table.empty:
         raise InputError(f"{origin} has no rows")
+    _validate_columns(table, origin)
     absent = [column for column in ID_COLUMNS if column not in table.columns]
     if absent:
-        raise InputError(f"{origin} lacks the columns {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
+        raise InputError(
+            f"{origin} lacks the columns {', '.join(absent)}; it has {', '.join(map(str, table.columns))}"
+        )
     _validate_ids(table, origin)
     for column, allowed in (("view", VIEWS), ("split", SPLITS)):
         strange = sorted(set(table[column].unique()) - set(allowed))
@@ -179,9 +227,20 @@ def validate(table: pd.DataFrame, origin: str = "manifest") -> None:
         if bad.any():
             row = table.loc[bad].iloc[0]
             raise InputError(
-                f"{origin}: label {column!r} has {row[column]} for image {row['image_id']!r} ({int(bad.sum())} such "
-                f"rows); allowed are 0 to 1 and empty. A column that is not a label must start with {META_PREFIX!r}"
+                f"{origin}: label {column!r} has {row[column]} for image {row['image_id']!r} and is wrong in "
+                f"{int(bad.sum())} rows; allowed are 0 to 1 and empty; other columns must start with "
+                f"{META_PREFIX!r}"
             )
+
+
+def _validate_columns(table: pd.DataFrame, origin: str) -> None:
+    numbers = [column for column in table.columns if not isinstance(column, str)]
+    if numbers:
+        raise InputError(f"{origin}: column names must be text, found {_first(numbers)}")
+    if table.columns.has_duplicates:
+        raise InputError(
+            f"{origin}: columns stand twice: {_first(table.columns[table.columns.duplicated()])}"
+        )
 
 
 def _validate_ids(table: pd.DataFrame, origin: str) -> None:
@@ -196,8 +255,13 @@ def _validate_ids(table: pd.DataFrame, origin: str) -> None:
     patients = table[["study_id", "patient_id"]].drop_duplicates()
     shared = patients["study_id"].duplicated()
     if shared.any():
-        raise InputError(f"{origin}: studies of two patients: {_first(patients.loc[shared, 'study_id'].unique())}")
-    splits = table[["patient_id", "split"]].drop_duplicates()
+        raise InputError(
+            f"{origin}: studies of two patients: {_first(patients.loc[shared, 'study_id'].unique())}"
+        )
+    assigned = table["split"] != "none"  # an image that was not assigned leaks nothing
+    splits = table.loc[assigned, ["patient_id", "split"]].drop_duplicates()
     split = splits["patient_id"].duplicated()
     if split.any():
-        raise InputError(f"{origin}: patients in two splits: {_first(splits.loc[split, 'patient_id'].unique())}")
+        raise InputError(
+            f"{origin}: patients in two splits: {_first(splits.loc[split, 'patient_id'].unique())}"
+        )
