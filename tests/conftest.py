@@ -26,3 +26,41 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real X-rays are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory):
+    """A function that makes a small real store of drawn films with labels that depend on the pixels."""
+    import cv2
+    import numpy as np
+    import pandas as pd
+
+    from longview.data.manifest import Manifest
+    from longview.data.prepare import prepare_manifest
+
+    def make(names, patients=24, size=32, seed=0, source="table"):
+        folder = tmp_path_factory.mktemp("films")
+        rng = np.random.default_rng(seed)
+        rows, targets = [], []
+        splits = {0: "val", 1: "test"}
+        for patient in range(patients):
+            for view in ("PA", "lateral")[: 1 + patient % 2]:
+                target = (rng.random(len(names)) < 0.4).astype(np.float32)
+                if view == "lateral":
+                    target = targets[-1]  # the views of a study share its labels
+                pixels = rng.integers(0, 60, (size, size), dtype=np.uint8)
+                for label in np.flatnonzero(target):
+                    row, column = divmod(int(label) % 16, 4)
+                    pixels[row * size // 4 :, column * size // 4 :][: size // 5, : size // 5] += 150
+                name = f"p{patient:03d}_{view}.png"
+                cv2.imwrite(str(folder / name), pixels)
+                rows.append((source, f"{patient:03d}", f"s{patient:03d}", name[:-4], view, name,
+                             splits.get(patient % 4, "train")))  # fmt: skip
+                targets.append(target)
+        table = pd.DataFrame(rows, columns=["source", "patient_id", "study_id", "image_id", "view", "path", "split"])
+        table = pd.concat([table, pd.DataFrame(np.array(targets, np.float32), columns=list(names))], axis=1)
+        output = folder.parent / f"{folder.name}-store"
+        prepare_manifest(Manifest(table), folder, output, size=size)
+        return output
+
+    return make
