@@ -1,0 +1,255 @@
+"""What happens around training: tables, pictures for TensorBoard, prediction files, and seeded steps."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from longview import Batch
+from longview.predictions import PredictionShards
+from longview.ranking import LabelScores, group_means, summarise
+from longview.tasks import ClassificationTask
+
+log = logging.getLogger(__name__)
+
+
+class SeededSteps(Callback):
+    """Makes every random number of a training step a function of (seed, batches so far, rank).
+
+    A run that resumes in the middle of an epoch then draws the same dropout masks as one that was never
+    interrupted, on any number of processes, without saving the state of each process's generators. Batches are
+    counted here, since Lightning's own counters lag behind in a checkpoint that is saved after a batch.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.batches = 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed torch, NumPy and Python for this step."""
+        words = np.random.SeedSequence((self.seed, self.batches, trainer.global_rank))
+        seed = int(words.generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the legacy generator is what third-party code draws from
+        random.seed(seed)
+        self.batches += 1  # before any checkpoint of this step is saved
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches were trained on."""
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint stood."""
+        self.batches = int(state_dict["batches"])
+
+
+class ResultTable(Callback):
+    """Prints the per-label table of the best validation at the end of `fit`, and that of `test` at its end."""
+
+    def __init__(self) -> None:
+        self._best: tuple[float, int, LabelScores] | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the scores of the best validation so far."""
+        if trainer.sanity_checking or not isinstance(pl_module, ClassificationTask):
+            return
+        value = float(trainer.callback_metrics["val/map"])
+        if self._best is None or value > self._best[0]:
+            self._best = (value, trainer.current_epoch, pl_module.scores["val"])
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the best validation and where its checkpoint is."""
+        if self._best is None or not trainer.is_global_zero or not isinstance(pl_module, ClassificationTask):
+            return
+        _, epoch, scores = self._best
+        console = Console()
+        console.print(score_table(f"Best validation (epoch {epoch})", pl_module, scores))
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            console.print(f"Best checkpoint: {best}", soft_wrap=True)
+            console.print(f"Next: uv run main.py test --ckpt_path {best}", soft_wrap=True)
+            console.print(
+                f"      uv run main.py predict --ckpt_path {best} --output predictions.parquet",
+                soft_wrap=True,
+            )
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the test's scores."""
+        if trainer.is_global_zero and isinstance(pl_module, ClassificationTask):
+            Console().print(score_table("Test", pl_module, pl_module.scores["test"]))
+
+
+def score_table(title: str, task: ClassificationTask, scores: LabelScores) -> Table:
+    """Per-label counts, prevalence, AUROC and AP, and the means, as a rich table."""
+    names, groups = task.labels.names, task.label_groups()
+    group_of = {name: group for group, members in groups.items() for name in members}
+    table = Table(title=title)
+    table.add_column("label")
+    table.add_column("group")
+    for column in ("positives", "prevalence", "AUROC", "AP"):
+        table.add_column(column, justify="right")
+
+    def number(value: float) -> str:
+        return "-" if np.isnan(value) else f"{value:.3f}"
+
+    for index, name in enumerate(names):
+        table.add_row(
+            name,
+            group_of.get(name, "-"),
+            str(int(scores.positives[index])),
+            number(float(scores.prevalence[index])),
+            number(float(scores.auroc[index])),
+            number(float(scores.ap[index])),
+        )
+    summary = summarise(names, scores, groups)
+    table.add_section()
+    table.add_row("mean", "all", "", "", number(summary["auroc"]), number(summary["map"]), style="bold")
+    for group, value in group_means(scores.ap, names, groups).items():
+        table.add_row("mean", group, "", "", "", number(value))
+    if summary["skipped"]:
+        table.caption = f"left out of the means (one kind only): {', '.join(summary['skipped'])}"
+    return table
+
+
+class TensorBoardReport(Callback):
+    """Per-label bars and a few validation images with their top labels, at each validation.
+
+    Args:
+        images: How many images of the first validation batch are shown.
+        top: How many labels are written under each.
+    """
+
+    def __init__(self, images: int = 8, top: int = 3) -> None:
+        self.images = images
+        self.top = top
+        self._batch: Batch | None = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first batch for its pictures."""
+        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+            self._batch = batch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bars and the pictures, on rank 0 and only where TensorBoard listens."""
+        if self._batch is None or not isinstance(pl_module, ClassificationTask):
+            return
+        batch, self._batch = self._batch, None
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not boards or not trainer.is_global_zero:
+            return
+        bars = draw_bars(pl_module.labels.names, pl_module.scores["val"])
+        with torch.no_grad():
+            probabilities = pl_module(batch).float().sigmoid()
+        pictures = draw_images(batch, probabilities, pl_module.labels.names, self.images, self.top)
+        for board in boards:
+            board.experiment.add_figure("val/labels", bars, trainer.global_step)
+            board.experiment.add_figure("val/images", pictures, trainer.global_step)
+
+
+def draw_bars(names: list[str], scores: LabelScores) -> Any:
+    """A figure with AP, prevalence and AUROC of each label."""
+    from matplotlib.figure import Figure
+
+    order = np.argsort(np.nan_to_num(scores.prevalence, nan=-1.0))
+    figure = Figure(figsize=(9, 1 + 0.25 * len(names)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    rows = np.arange(len(names))
+    left.barh(rows, np.nan_to_num(scores.ap[order]), color="#3b6ea5", label="AP")
+    left.plot(np.nan_to_num(scores.prevalence[order]), rows, "k|", label="prevalence (chance)")
+    left.set(xlim=(0, 1), xlabel="AP", yticks=rows, yticklabels=[names[i] for i in order])
+    left.legend(loc="lower right")
+    right.barh(rows, np.nan_to_num(scores.auroc[order]), color="#7aa57a")
+    right.axvline(0.5, color="k", linewidth=0.8)
+    right.set(xlim=(0, 1), xlabel="AUROC")
+    return figure
+
+
+def draw_images(batch: Batch, probabilities: torch.Tensor, names: list[str], images: int, top: int) -> Any:
+    """A figure of the first images of a batch, each with the top labels of its study; true ones are marked."""
+    from matplotlib.figure import Figure
+
+    count = min(images, len(batch["images"]))
+    columns = min(4, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(3 * columns, (3 + 0.3 * top) * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for index in range(count):
+        study = int(batch["study"][index])
+        best = probabilities[study].topk(min(top, len(names)))
+        lines = []
+        for value, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            truth = float(batch["target"][study, label])
+            mark = {1.0: "[x]", 0.0: "[ ]"}.get(truth, "[?]")
+            lines.append(f"{mark} {names[label]} {value:.2f}")
+        axes[index].imshow(batch["images"][index, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
+        axes[index].set_title("\n".join(lines), fontsize=8, loc="left")
+    return figure
+
+
+class PredictionWriter(Callback):
+    """Writes `predict`'s probabilities by id: each process its own shard, merged once all are complete.
+
+    Args:
+        output: The `.parquet` or `.csv` file to write.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._shards: PredictionShards | None = None
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Clear what a killed run left and open this process's shard."""
+        assert isinstance(pl_module, ClassificationTask)
+        self._shards = PredictionShards(self.output, trainer.global_rank, pl_module.labels.names)
+        if trainer.is_global_zero:
+            self._shards.clear()
+        trainer.strategy.barrier("longview_predictions_cleared")
+        self._shards.start()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append one batch to the shard."""
+        assert self._shards is not None
+        self._shards.add(outputs["ids"], outputs["probabilities"].numpy())
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge the shards on rank 0, after every process has closed its own."""
+        assert self._shards is not None
+        self._shards.close()
+        trainer.strategy.barrier("longview_predictions_written")
+        if trainer.is_global_zero:
+            path = self._shards.merge(trainer.world_size, expected=len(trainer.predict_dataloaders.dataset))
+            Console().print(f"Predictions: {path}", soft_wrap=True)
+        trainer.strategy.barrier("longview_predictions_merged")

@@ -1,0 +1,159 @@
+"""The command line: LightningCLI's verbs (`fit`, `validate`, `test`, `predict`) and longview's tools.
+
+    uv run main.py --help
+    uv run main.py fit --config configs/demo.yaml
+    uv run main.py prepare --help
+
+A tool is a typed function; it is dispatched before torch is imported, so that its `--help` starts at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from longview import InputError
+
+if TYPE_CHECKING:
+    from longview.training import LongviewCLI
+
+TOOLS: dict[str, tuple[str, str]] = {
+    "phantom": ("longview.data.phantom.phantom", "draw a synthetic data set in a real data set's own layout"),
+    "prepare": (
+        "longview.data.prepare.prepare",
+        "read a raw data set once into a store: manifest and packed images",
+    ),
+    "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: tables, ROC and PR plots"),
+    "submit": (
+        "longview.submission.submit",
+        "write a challenge's CSV and zip from predictions and its sample file",
+    ),
+}
+"""Name -> (dotted function, one line for `--help`)."""
+
+VERBS: dict[str, str] = {
+    "fit": "train, and validate while training",
+    "validate": "score a checkpoint on the validation part",
+    "test": "score a checkpoint on the test part",
+    "predict": "write probabilities by id, from a store or straight from image files",
+}
+"""LightningCLI's verbs."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; `args` defaults to the command line's.
+
+    Exits with 2 and one line on standard error for a mistake in what was given, with 1 where the machine failed
+    (a full disk, a file that may not be written), with 130 where it was interrupted.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        dispatch(arguments)
+    except InputError as error:
+        _complain(str(error), 2)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}:
+            _complain(f"{error.strerror}: {error.filename or 'while writing'}", 1)
+        raise
+    except KeyboardInterrupt:
+        _complain("interrupted", 130)
+
+
+def _complain(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(code)
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Send the arguments to the tool or the Lightning verb that their first word names.
+
+    Raises:
+        InputError: For a command that does not exist.
+    """
+    command = arguments[0] if arguments else "--help"
+    if command in {"-h", "--help", "help"}:
+        sys.stdout.write(overview())
+    elif command in {"--version", "-V"}:
+        from longview import __version__
+
+        sys.stdout.write(f"longview {__version__}\n")
+    elif command in TOOLS:
+        _run_tool(command, arguments[1:])
+    elif command in VERBS:
+        _run_training(arguments)
+    else:
+        raise InputError(f"no command {command!r}; there are {', '.join([*VERBS, *TOOLS])} (see --help)")
+
+
+def overview() -> str:
+    """The text of `main.py --help`: every verb with one line."""
+    width = max(len(name) for name in [*VERBS, *TOOLS]) + 2
+    lines = [
+        "usage: main.py COMMAND [--config FILE ...] [--key value ...]",
+        "",
+        "training (options: --config, --print_config):",
+    ]
+    lines += [f"  {name:<{width}}{text}" for name, text in VERBS.items()]
+    lines += ["", "tools:"]
+    lines += [f"  {name:<{width}}{text}" for name, (_, text) in TOOLS.items()]
+    lines += [
+        "",
+        "`main.py COMMAND --help` explains each. Start with: main.py fit --config configs/demo.yaml",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def tool(name: str) -> Callable[..., None]:
+    """The function behind a tool's name."""
+    module, function = TOOLS[name][0].rsplit(".", 1)
+    found: Callable[..., None] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _run_tool(name: str, arguments: list[str]) -> None:
+    import logging
+
+    from jsonargparse import auto_cli
+    from rich.logging import RichHandler
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    function = tool(name)
+    auto_cli(
+        function, args=as_options(function, arguments), as_positional=False, prog=f"main.py {name}", allow_abbrev=False
+    )
+
+
+def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]:
+    """Arguments in the form that jsonargparse reads: `--dry-run` means `--dry_run true`.
+
+    Hyphens in an option's name become underscores, and a yes-or-no option that stands alone is switched on.
+    """
+    switches = {
+        f"--{name}" for name, known in inspect.signature(function).parameters.items() if known.annotation in {bool, "bool"}
+    }
+    words: list[str] = []
+    for index, word in enumerate(arguments):
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        option = name[:2] + name[2:].replace("-", "_")
+        words.append(f"{option}{equals}{value}")
+        follower = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        if option in switches and not equals and follower.startswith("-"):
+            words.append("true")
+    return words
+
+
+def _run_training(arguments: list[str]) -> LongviewCLI:
+    # idle OpenMP threads that spin slow down data loading and each other; must be set before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from longview.training import run
+
+    return run(arguments)

@@ -1,0 +1,369 @@
+"""Stores as train, validation, test and prediction loaders for Lightning, with exact resume in mid-epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import cv2
+import lightning as L  # noqa: N812  # Lightning's own abbreviation
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from longview import Batch, InputError
+from longview.data.files import ImageFiles
+from longview.data.images import Resize
+from longview.data.phantom_store import PhantomSpec, make_phantom
+from longview.data.sampler import OrderState, StudySampler, even_batch
+from longview.data.store import Store, partial_folder
+from longview.data.studies import ImageStore, Level, StudyDataset
+from longview.data.transforms import Augment, Preprocessing
+from longview.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+_AHEAD = 2  # batches that each worker reads ahead
+
+PredictSplit = Literal["train", "val", "test", "all"]
+
+
+class StudyData(L.LightningDataModule):
+    """Chest films of one or several stores.
+
+    Training order and augmentation depend on (seed, epoch) alone: not on the number of workers, and with the
+    same global batch not on the number of processes. A run that is resumed in mid-epoch sees exactly the
+    rest.
+
+    Args:
+        labels: The label set of the run; a store's columns are matched by name or alias.
+        stores: Folder of a store, several, or folder -> how often its studies are drawn per training epoch
+            (see :class:`~longview.data.sampler.StudySampler`). For prediction and testing also a folder of
+            plain images, an image, or a table with a path column, which are then read on the fly.
+        level: `image`: each image is a study of its own; `study`: all views of a study stand together.
+        image_size: Side of the images that the network sees, in pixels; stores may hold larger ones.
+        batch_size: Studies per process and batch.
+        num_workers: Processes that read, per loader; 0 reads in the main one.
+        augment: Random changes in training; null for none.
+        seed: Seed of the order of samples and of augmentation.
+        predict_split: Part of a store to predict on; plain images are all predicted on.
+        max_views: Most images of a study in a batch, at level `study`.
+        preprocessing: How plain images are brought to a square first; must be that of the model's training
+            store (stores that differ are refused). Null: what the store says, else `image_size`, squashed.
+        phantom: A phantom to make where the (one) store does not exist yet.
+        skip_unreadable: Leave out plain images that cannot be read, with a warning, instead of stopping.
+
+    Raises:
+        InputError: From `setup`, for stores that are missing, differ or lack labels or a split.
+    """
+
+    # a part of an evaluation is empty only where there are fewer studies than processes
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        stores: str | list[str] | dict[str, float],
+        *,
+        level: Level = "image",
+        image_size: int = 384,
+        batch_size: int = 32,
+        num_workers: int = 4,
+        augment: Augment | None = Augment(),  # noqa: B008  # frozen
+        seed: int = 0,
+        predict_split: PredictSplit = "test",
+        max_views: int = 4,
+        preprocessing: Preprocessing | None = None,
+        phantom: PhantomSpec | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("batch_size", batch_size, 1),
+            ("max_views", max_views, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise InputError(f"data.{name} is {value}; it must be at least {least}")
+        self.labels, self.level, self.image_size, self.max_views = labels, level, image_size, max_views
+        self.batch_size, self.num_workers, self.augment, self.seed = batch_size, num_workers, augment, seed
+        self.predict_split, self.phantom, self.skip_unreadable = predict_split, phantom, skip_unreadable
+        passes = {stores: 1.0} if isinstance(stores, str) else stores
+        self.passes = passes if isinstance(passes, dict) else dict.fromkeys(passes, 1.0)
+        if not self.passes:
+            raise InputError("data.stores is empty; give the folder of at least one store")
+        if phantom is not None and len(self.passes) != 1:
+            raise InputError("data.phantom is made at the one path of data.stores; give a single store")
+        self._given = preprocessing
+        self._stores: list[ImageStore] = []
+        self._datasets: dict[str, StudyDataset] = {}
+        self._epoch = -1  # the last one that was begun
+        self._order: OrderState | None = None
+        self._restored: OrderState | None = None
+
+    def prepare_data(self) -> None:
+        """Draw and prepare the phantom where its store does not exist; one process does it."""
+        if self.phantom is not None:
+            make_phantom(self.phantom, Path(next(iter(self.passes))), self.labels)
+
+    def setup(self, stage: str) -> None:
+        """Open the stores and index the studies of this stage; no image is read."""
+        if not self._stores:
+            self._stores = [self._open(Path(path)) for path in self.passes]
+            self._check_preprocessing()
+        if stage in ("fit", "validate"):
+            self._check_prepared(stage)
+        if stage == "fit":
+            self._epoch = self.trainer.current_epoch - 1 if self.trainer else -1
+            self._datasets["train"] = self._dataset(["train"], augment=self.augment)
+            self.positives: npt.NDArray[np.float64] = self._datasets["train"].positives
+            """(L,) sums of the known label values of the training part, each study counted once."""
+            self.observed: npt.NDArray[np.float64] = self._datasets["train"].observed
+            """(L,) numbers of training studies whose label is known."""
+        if stage == "validate" or (stage == "fit" and (self.trainer is None or self.trainer.limit_val_batches)):
+            self._datasets["val"] = self._dataset(["val"])
+        if stage == "test":
+            self._datasets["test"] = self._dataset(self._unless_plain("test"), missing_labels="warn")
+        if stage == "predict":
+            self._datasets["predict"] = self._dataset(self._unless_plain(self.predict_split), missing_labels="ignore")
+            _check_keys(self._datasets["predict"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Size and resize policy of the stores: known after `setup`, or as given."""
+        if self._given is not None:
+            return self._given
+        infos = [store.info for store in self._stores if isinstance(store, Store)]
+        if not infos:
+            return Preprocessing(self.image_size)
+        return Preprocessing(min(info.size for info in infos), cast("Resize", infos[0].resize))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """All training studies in random order, or the rest of an epoch after a resume."""
+        sampler = self._train_sampler()
+        self._order = sampler.state()
+        if self._restored is not None:
+            _compare_orders(self._restored, self._order)
+            self._restored = None
+        return StudyLoader(
+            self._datasets["train"], sampler=sampler, batch_size=self.batch_size, **self._loading(keep=True)
+        )
+
+    def train_batches(self) -> int:
+        """Batches of a whole training epoch on each process, known without making a loader."""
+        return -(-len(self._train_sampler()) // self.batch_size)
+
+    def _train_sampler(self) -> StudySampler:
+        trainer = self.trainer
+        return StudySampler(
+            self._datasets["train"].sizes,
+            passes=list(self.passes.values()),
+            batch_size=self.batch_size,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+            seed=self.seed,
+            place=self._place if trainer else None,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The validation studies, divided among the processes."""
+        return self._evaluation("val", keep=True) if "val" in self._datasets else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test studies, divided among the processes."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The studies to predict on, divided among the processes, in the order of the manifests."""
+        return self._evaluation("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of the order of samples; Lightning puts it into each checkpoint."""
+        if self._order is None or self.trainer is None:
+            return {}
+        loop: Any = self.trainer.fit_loop.epoch_loop
+        begun = self._epoch >= 0 and loop.batch_progress.current.processed == 0
+        return {**self._order, "epoch": self._epoch - begun}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the order of a checkpoint."""
+        if state_dict:
+            self._restored = cast("OrderState", state_dict)
+            self._epoch = self._restored["epoch"]
+
+    def _place(self) -> tuple[int, int]:
+        """The epoch to train on, and how many of its batches are done, when its first batch is asked for.
+
+        Asked only then, for a loader may be made before the trainer has restored its loops (for
+        `estimated_stepping_batches`). Epochs are counted here, by those that were begun: the trainer counts twice an
+        epoch at whose end a run with `max_steps` was stopped. It goes through it again, and finds no batch left.
+        """
+        assert self.trainer is not None
+        if not self.trainer.training:
+            return max(self._epoch, 0), 0
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        done = int(progress.current.ready)
+        self._epoch += done == 0
+        # A batch that was begun when the run failed counts as never begun. Lightning corrects this epoch's counts
+        # only, and would misread the next checkpoint, taking that batch for one that had no `on_train_batch_end`.
+        progress.total.ready = progress.total.started = progress.total.processed
+        return self._epoch, done
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002  # Lightning's signature
+        """Forget the indices; counts and preprocessing stay."""
+        self._datasets = {}
+
+    def _open(self, path: Path) -> ImageStore:
+        if Store.is_store(path) or partial_folder(path).is_dir():
+            return Store(path)  # which says so where it is only half made
+        if ImageFiles.fits(path):
+            return ImageFiles(path, self.preprocessing, self.skip_unreadable)
+        raise InputError(
+            f"data.stores: {path} does not exist. Make the store with: "
+            f"main.py prepare --source SOURCE --root RAW_FOLDER --output {path} --size 512"
+        )
+
+    def _check_prepared(self, stage: str) -> None:
+        for store in self._stores:
+            if isinstance(store, ImageFiles):
+                raise InputError(
+                    f"data.stores: {store.path} is no store, and {stage} needs one. Make it with: "
+                    f"main.py prepare --source SOURCE --root {store.path} --output STORE --size 512"
+                )
+
+    def _check_preprocessing(self) -> None:
+        wanted, stores = self.preprocessing, [store for store in self._stores if isinstance(store, Store)]
+        for store in stores:
+            if store.info.resize != wanted.resize:
+                other = "the model was trained on" if self._given else f"{stores[0].path} has"
+                raise InputError(
+                    f"store {store.path} was made with --resize {store.info.resize}, but {other} "
+                    f"{wanted.resize}; prepare it again with --resize {wanted.resize}"
+                )
+            least = self.image_size if self._given is None else max(self.image_size, wanted.size)
+            if store.info.size < least:
+                logger.warning(
+                    "store %s holds images of %d px, fewer than %d: they are enlarged and show less detail.",
+                    store.path,
+                    store.info.size,
+                    least,
+                )
+
+    def _unless_plain(self, split: PredictSplit) -> list[str] | None:
+        """The split to keep; all where asked for, or where the images are plain files in no split at all."""
+        tables = [store.manifest.table for store in self._stores if isinstance(store, ImageFiles)]
+        plain = len(tables) == len(self._stores) and all((table["split"] == "none").all() for table in tables)
+        return None if plain or split == "all" else [split]
+
+    def _dataset(
+        self,
+        split: list[str] | None,
+        augment: Augment | None = None,
+        missing_labels: Literal["error", "warn", "ignore"] = "error",
+    ) -> StudyDataset:
+        return StudyDataset(
+            self._stores,
+            self.labels,
+            split=split,
+            level=self.level,
+            image_size=self.image_size,
+            augment=augment,
+            max_views=self.max_views,
+            missing_labels=missing_labels,
+        )
+
+    def _evaluation(self, part: str, keep: bool = False) -> DataLoader[Batch]:
+        dataset, trainer = self._datasets[part], self.trainer
+        world = trainer.world_size if trainer else 1
+        sampler = StudySampler(
+            dataset.sizes,
+            rank=trainer.global_rank if trainer else 0,
+            world=world,
+            seed=self.seed,
+            shuffle=False,
+        )
+        batch_size = even_batch(len(dataset), self.batch_size, world)
+        return StudyLoader(dataset, sampler=sampler, batch_size=batch_size, **self._loading(keep))
+
+    def _loading(self, keep: bool) -> dict[str, Any]:
+        """How a loader reads; `keep` lets its processes live on between epochs."""
+        # before the workers are forked, not in them: a forked OpenCV waits for ever for the threads left behind
+        cv2.setNumThreads(0)
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": _as_it_is,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": keep and self.num_workers > 0,
+            "prefetch_factor": _AHEAD if self.num_workers else None,
+            "worker_init_fn": _reuse_memory,
+        }
+
+
+class StudyLoader(DataLoader[Batch]):
+    """A loader of whole batches that starts when the first one is asked for.
+
+    Worker processes read into few pieces of shared memory again and again; a batch is copied out of them (or pinned)
+    on arrival. The place in the epoch is in the trainer's checkpoint and in that of :class:`StudyData`.
+    """
+
+    def __iter__(self) -> Any:
+        """Yield batches that are the caller's own."""
+        copied = self.num_workers > 0 and not self.pin_memory
+        for batch in super().__iter__():
+            if copied:
+                batch["images"] = batch["images"].clone()
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; with :meth:`load_state_dict` it tells Lightning that a resume in mid-epoch is no mistake."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+def _compare_orders(before: OrderState, now: OrderState) -> None:
+    """Warn where a resumed run cannot see exactly the rest of the stopped run's epoch."""
+    for name, first, second in (
+        ("seed", before["seed"], now["seed"]),
+        ("studies", before["studies"], now["studies"]),
+        ("global batch", before["global_batch"], now["global_batch"]),
+    ):
+        if first != second:
+            logger.warning(
+                "The run stopped with %s %s and goes on with %s: the rest of its epoch cannot be exact.",
+                name,
+                first,
+                second,
+            )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """Datasets give whole batches; there is nothing to collate."""
+    return batch
+
+
+def _reuse_memory(worker: int) -> None:  # noqa: ARG001  # DataLoader's signature
+    """In a worker: as many buffers as batches may be on their way, one that is being copied, and one being filled."""
+    info = get_worker_info()
+    assert info is not None
+    assert isinstance(info.dataset, StudyDataset)
+    info.dataset.reuse(_AHEAD + 2)
+
+
+def _check_keys(dataset: StudyDataset) -> None:
+    """Refuse to predict where two stores have a study of the same id, for predictions are joined by id."""
+    if len(dataset.stores) == 1:
+        return
+    counts = Counter(dataset.key(study) for study in range(len(dataset)))
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        paths = ", ".join(str(store.path) for store in dataset.stores)
+        raise InputError(
+            f"{len(twice)} studies are in more than one of {paths}, first {twice[0]}; predict on each store by itself"
+        )

@@ -1,0 +1,66 @@
+"""A phantom drawn and prepared on first use, so that an example runs without any data."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from longview.data.store import Store
+from longview.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """A phantom to draw and prepare where the store does not exist yet.
+
+    Args:
+        studies: Number of studies.
+        size: Side of the images in pixels, as drawn and as stored.
+        seed: Seed of the drawing and of the split.
+        layout: Whose raw layout is drawn, and read with that data set's own parser.
+    """
+
+    studies: int = 2000
+    size: int = 128
+    seed: int = 0
+    layout: Literal["nih", "cxr-lt-2024"] = "cxr-lt-2024"
+
+
+def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
+    """Make the store `output` where it does not exist; its raw files go to `raw/NAME` beside it.
+
+    Whatever stops it, what is there under its final name is whole, and the next call goes on. Of several
+    processes that call it, one works and the others wait.
+    """
+    if Store.is_store(output):
+        return
+    from longview.data.phantom import phantom  # only an example without its store needs these
+    from longview.data.prepare import prepare_manifest
+    from longview.data.sources import open_source
+    from longview.data.splits import assign_splits
+
+    with _locked(output):
+        if Store.is_store(output):  # another process was faster
+            return
+        raw = output.parent / "raw" / output.name
+        logger.info("drawing %d phantom studies into %s and preparing %s", spec.studies, raw, output)
+        if not (raw / "phantom.json").is_file():
+            phantom(spec.layout, raw, studies=spec.studies, size=spec.size, seed=spec.seed)
+        manifest = assign_splits(open_source(spec.layout, raw, labels).read(), 0.1, 0.1, spec.seed)
+        prepare_manifest(manifest, raw, output, size=spec.size)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make `path`; the lock goes with a process that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,294 @@
+"""Studies as packed batches: the real views of each study, read and augmented straight into one uint8 tensor.
+
+Everything that `__getitems__` needs is a NumPy array by then: rows, offsets, views, targets and ids. No table
+is looked into per item, no tensor is made per image, and worker processes do not grow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from longview import VIEWS, Batch, InputError, StudyKey
+from longview.data.manifest import Manifest
+from longview.data.sampler import Draw
+from longview.data.transforms import Augment, Pixels, resize_only
+from longview.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+Level = Literal["image", "study"]
+"""What a row of a batch's target is: each image by itself, or a study with all its views."""
+
+
+class ImageStore(Protocol):
+    """What a dataset reads from: a store, or files that are read on the fly."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is, for messages."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """One row per image."""
+
+    def image(self, row: int, /) -> Pixels:
+        """The (S, S) uint8 film of a manifest row; it may be read-only."""
+
+
+class StudyDataset(Dataset[Batch]):
+    """Studies of one or several stores; whole batches are read at once with :meth:`__getitems__`.
+
+    Labels are aligned by name or alias, whatever the order of a store's columns; what a store does not know
+    is NaN. The images of a study share its labels: where they disagree (among known values) the largest one
+    counts, and a warning says in how many studies. Studies keep the order in which the manifests first name
+    them.
+
+    A study with more views than `max_views` shows, in evaluation, one image of each view type in the order of
+    :data:`~longview.VIEWS`, then a second one of each, and so on, by image id; in training, a random choice.
+    Views of a study come in that order, too.
+
+    Args:
+        stores: Where the images are; several may know different labels.
+        labels: The L labels of the run.
+        split: Keep images of these splits; None: of all.
+        level: `image`: each image is a study of its own, and its key has an image id. `study`: views are
+            packed.
+        image_size: Side of the images in a batch, in pixels.
+        augment: Random changes in training; None for evaluation.
+        max_views: Most images of a study in a batch (level `study`), at least 1.
+        missing_labels: What to do about labels that no store has: `error`, `warn` (but an error if that is
+            all of them), or `ignore` for prediction, where targets may be all NaN.
+
+    Raises:
+        InputError: For labels that no store has, a split without images, or a size or view limit below 1.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[ImageStore],
+        labels: LabelSet,
+        *,
+        split: Collection[str] | None = None,
+        level: Level = "image",
+        image_size: int = 384,
+        augment: Augment | None = None,
+        max_views: int = 4,
+        missing_labels: Literal["error", "warn", "ignore"] = "error",
+    ) -> None:
+        for name, value in (("image_size", image_size), ("max_views", max_views)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        self.stores, self.labels, self.level, self.image_size = list(stores), labels, level, image_size
+        self.augment, self.max_views = augment, max_views
+        self._buffers: list[torch.Tensor | None] = []  # filled by `reuse`
+        columns = [_columns(store.manifest, labels) for store in stores]
+        _check_labels(columns, self.stores, labels, missing_labels)
+        parts = [_index(store, found, labels.names, split, level) for store, found in zip(stores, columns, strict=True)]
+        self.sizes = [len(part.targets) for part in parts]
+        """Number of studies of each store."""
+        if not sum(self.sizes):
+            raise InputError(_no_images(self.stores, split))
+        self._store = np.repeat(np.arange(len(parts)), self.sizes)  # (n,) the store of a study
+        self._rows = np.concatenate([part.rows for part in parts])  # (M,) manifest row of each image
+        self._views = np.concatenate([part.views for part in parts])  # (M,)
+        self._offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.counts for part in parts]))])  # (n + 1,)
+        self._keys = [np.concatenate([part.keys[i] for part in parts]) for i in range(len(StudyKey._fields))]
+        self.targets: npt.NDArray[np.float32] = np.concatenate([part.targets for part in parts])
+        """(n, L) label values, NaN where unknown."""
+
+    def __len__(self) -> int:
+        """Number of studies."""
+        return len(self.targets)
+
+    @property
+    def images(self) -> int:
+        """Number of images, of which a batch may show at most `max_views` per study."""
+        return len(self._rows)
+
+    @property
+    def positives(self) -> npt.NDArray[np.float64]:
+        """(L,) sums of the known label values: positive studies, soft labels counted as they are."""
+        total: npt.NDArray[np.float64] = np.nansum(self.targets, axis=0, dtype=np.float64)
+        return total
+
+    @property
+    def observed(self) -> npt.NDArray[np.float64]:
+        """(L,) numbers of studies whose label is known."""
+        known: npt.NDArray[np.float64] = (~np.isnan(self.targets)).sum(axis=0, dtype=np.float64)
+        return known
+
+    def key(self, study: int) -> StudyKey:
+        """Who a study is; without an image id at level `study`."""
+        return StudyKey(*(str(column[study]) for column in self._keys))
+
+    def __getitem__(self, draw: Draw | int) -> Batch:
+        """A batch of one study."""
+        return self.__getitems__([draw])
+
+    def __getitems__(self, items: Sequence[Draw | int]) -> Batch:
+        """Read the studies of a batch.
+
+        Args:
+            items: B draws; a plain index counts as its own seed.
+
+        Returns:
+            The batch, a pure function of the draws.
+        """
+        draws = [Draw(item, item) if isinstance(item, int) else item for item in items]
+        # one generator per study: a study looks the same in whatever batch and process it is read
+        generators = [np.random.Generator(np.random.PCG64(draw.seed)) if self.augment else None for draw in draws]
+        places = [self._choose(draw.study, rng) for draw, rng in zip(draws, generators, strict=True)]
+        counts = [len(chosen) for chosen in places]
+        images = self._room(sum(counts))
+        results = iter(images.numpy()[:, 0])
+        for draw, rng, chosen in zip(draws, generators, places, strict=True):
+            store = self.stores[self._store[draw.study]]
+            for row in self._rows[chosen].tolist():
+                if self.augment is None or rng is None:
+                    resize_only(store.image(row), self.image_size, next(results))
+                else:
+                    self.augment(store.image(row), self.image_size, rng, next(results))
+        studies = [draw.study for draw in draws]
+        return Batch(
+            images=images,
+            study=torch.from_numpy(np.repeat(np.arange(len(draws)), counts)),
+            view=torch.from_numpy(self._views[np.concatenate(places)]),
+            target=torch.from_numpy(self.targets[studies]),
+            ids=list(map(StudyKey, *(column[studies].tolist() for column in self._keys))),
+        )
+
+    def reuse(self, buffers: int) -> None:
+        """Read into this many pieces of shared memory in turn, so that a batch is overwritten by a later one.
+
+        For worker processes whose batches are copied on arrival: fresh pages of shared memory cost several times
+        as much as reading and augmenting the films that they hold.
+        """
+        self._buffers = [None] * buffers
+
+    def _room(self, images: int) -> torch.Tensor:
+        """An (images, 1, H, W) uint8 tensor to read into."""
+        shape = (images, 1, self.image_size, self.image_size)
+        if not self._buffers:
+            return torch.empty(shape, dtype=torch.uint8)
+        buffer = self._buffers.pop(0)
+        if buffer is None or len(buffer) < images:
+            buffer = torch.empty(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self._buffers.append(buffer)
+        return buffer[:images]
+
+    def _choose(self, study: int, rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
+        """Which images of a study to show, as places in `_rows`; at random with a generator, else the first."""
+        first, last = int(self._offsets[study]), int(self._offsets[study + 1])
+        if last - first <= self.max_views:
+            return np.arange(first, last)
+        if rng is None:
+            return np.arange(first, first + self.max_views)
+        return first + np.sort(rng.choice(last - first, self.max_views, replace=False))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The studies of one store: n studies of M images."""
+
+    rows: npt.NDArray[np.int64]  # (M,)
+    views: npt.NDArray[np.int64]  # (M,)
+    counts: npt.NDArray[np.int64]  # (n,)
+    targets: npt.NDArray[np.float32]  # (n, L)
+    keys: list[npt.NDArray[np.str_]]  # 3 of (n,)
+
+
+def _columns(manifest: Manifest, labels: LabelSet) -> dict[str, str]:
+    """Label -> column of a manifest; names and aliases of its own source come before those of others."""
+    sources = manifest.table["source"].unique()
+    found: dict[str, str] = {}
+    for source in (str(sources[0]) if len(sources) == 1 else None, None):
+        aligned = labels.align(manifest.labels, source, "ignore", "ignore", context=manifest.origin)
+        found = aligned | found
+    return found
+
+
+def _check_labels(
+    columns: Sequence[dict[str, str]],
+    stores: Sequence[ImageStore],
+    labels: LabelSet,
+    missing: Literal["error", "warn", "ignore"],
+) -> None:
+    absent = [name for name in labels.names if not any(name in found for found in columns)]
+    if not absent or missing == "ignore":
+        return
+    if missing == "warn" and len(absent) < len(labels.names):
+        logger.warning("No store has the labels %s; they are left out.", ", ".join(absent))
+        return
+    sides = "; ".join(f"{store.path} has {', '.join(store.manifest.labels) or 'no labels'}" for store in stores)
+    raise InputError(
+        f"label set {labels.name!r} has labels that no store has: {', '.join(absent)}; {sides}. "
+        f"Use the label set that the store was made with, or add aliases to the label set"
+    )
+
+
+def _no_images(stores: Sequence[ImageStore], split: Collection[str] | None) -> str:
+    counts = [store.manifest.table["split"].value_counts() for store in stores]
+    sides = "; ".join(
+        f"{store.path} has {', '.join(f'{name}: {count}' for name, count in found.items())}"
+        for store, found in zip(stores, counts, strict=True)
+    )
+    wanted = " or ".join(sorted(split or []))
+    return f"no images of split {wanted!r}; {sides}. Prepare the data with such a part, or choose another split"
+
+
+def _index(
+    store: ImageStore,
+    columns: dict[str, str],
+    names: Sequence[str],
+    split: Collection[str] | None,
+    level: Level,
+) -> _Part:
+    """Find the studies of a store and put their images in the order in which they are shown."""
+    manifest = store.manifest
+    table = manifest.table
+    rows = np.arange(len(table)) if split is None else np.flatnonzero(table["split"].isin(list(split)).to_numpy())
+    table = table.iloc[rows]
+    views = np.asarray(pd.Categorical(table["view"], categories=list(VIEWS)).codes, np.int64)
+    known = [name for name in names if name in columns]
+    values = np.full((len(rows), len(names)), np.nan, np.float32)
+    values[:, [names.index(name) for name in known]] = manifest.targets([columns[name] for name in known])[rows]
+    ids = [table[name].to_numpy(str) for name in StudyKey._fields]
+    if level == "image" or not len(rows):
+        return _Part(rows, views, np.ones(len(rows), np.int64), values, ids)
+    study = pd.factorize(table["study_id"])[0].astype(np.int64)  # numbered in the order of first appearance
+    order = _viewing_order(study, views, ids[2])
+    rows, views, values, study = rows[order], views[order], values[order], study[order]
+    counts = np.bincount(study)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    largest = np.fmax.reduceat(values, starts)  # fmax: NaN only where all images say nothing
+    differ = int((largest != np.fmin.reduceat(values, starts)).any(axis=1, where=~np.isnan(largest)).sum())
+    if differ:
+        logger.warning(
+            "%s: the images of %d of %d studies disagree about a label; the largest value counts.",
+            store.path,
+            differ,
+            len(counts),
+        )
+    keys = [ids[0][order][starts], ids[1][order][starts], np.full(len(counts), "")]
+    return _Part(rows, views, counts, largest, keys)
+
+
+def _viewing_order(
+    study: npt.NDArray[np.int64], views: npt.NDArray[np.int64], image_ids: npt.NDArray[np.str_]
+) -> npt.NDArray[np.intp]:
+    """Sort images by study, then the first of each view type, then the second of each, and so on, by id."""
+    order = np.lexsort((image_ids, views, study))
+    group = study[order] * len(VIEWS) + views[order]
+    starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+    turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return order[np.lexsort((views[order], turn, study[order]))]

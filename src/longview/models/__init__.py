@@ -1,0 +1,1 @@
+"""Networks: images of a study to one logit per label."""

@@ -1,0 +1,85 @@
+"""Networks: the packed images of a batch of studies to one logit per study and label."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from longview.labels import LabelSet
+from longview.models.decoder import Decoder, position_code
+from longview.models.encoder import Encoder
+
+
+class Network(nn.Module, ABC):
+    """Images of B studies, packed, to logits (B, L).
+
+    Constructors store arguments; `build` makes the parameters, once, before the optimizer is made or a
+    checkpoint is loaded.
+    """
+
+    @abstractmethod
+    def build(self, labels: LabelSet, image_size: int, weights: bool = True) -> None:
+        """Create the parameters.
+
+        Args:
+            labels: The label set; its seen labels are the L logits, in order.
+            image_size: Side of the square input in px.
+            weights: Read pretrained weights; False where a checkpoint is loaded next, which then needs
+                neither pretrained files nor a network connection.
+        """
+
+    def set_counts(self, positives: Tensor, observed: Tensor) -> None:
+        """Learn the training split's counts.
+
+        Args:
+            positives: (L,) sums of positive (or soft) training labels.
+            observed: (L,) numbers of training studies whose label is known.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:
+        """Logits (B, L) float32.
+
+        Args:
+            images: (N, 1, H, W) uint8, the views of all studies, in any order.
+            study: (N,) int64, the row in 0..B-1 that an image belongs to; every row has at least one image.
+            view: (N,) int64, position in `longview.VIEWS`.
+            studies: B.
+        """
+
+
+class StudyNetwork(Network):
+    """Every view is scored alone; a study's logits are the mean over its views.
+
+    Args:
+        encoder: Images to a feature map.
+        decoder: Tokens to logits; its tokens carry a 2-D position code where it asks for one.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def build(self, labels: LabelSet, image_size: int, weights: bool = True) -> None:
+        """Create encoder and decoder."""
+        self.encoder.build(image_size, weights=weights)
+        self.decoder.build(self.encoder.channels, labels)
+
+    def forward(self, images: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:  # noqa: ARG002
+        """Logits (B, L) float32; the mean needs no view types."""
+        logits: Tensor = self.decoder(self.tokens(self.encoder(images)))  # (N, L)
+        total = logits.new_zeros(studies, logits.shape[1]).index_add(0, study, logits)  # (B, L)
+        views = logits.new_zeros(studies).index_add(0, study, torch.ones_like(logits[:, 0]))  # (B,)
+        return total / views[:, None]
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """Tokens (N, h * w, C) of a feature map (N, C, h, w), row by row."""
+        height, width = features.shape[-2:]
+        tokens = features.flatten(2).transpose(1, 2)  # (N, T, C)
+        if self.decoder.uses_position:
+            code = position_code(height, width, features.shape[1], features.device)  # (T, C)
+            tokens = tokens + code.to(tokens.dtype)
+        return tokens

@@ -1,0 +1,236 @@
+"""Challenge submissions: the CSV and zip of CXR-LT 2023, 2024 and 2026, from predictions by id and name."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from longview import InputError
+from longview.data.manifest import read_table
+from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
+from longview.labels import Label, LabelSet
+from longview.outputs import staged
+from longview.predictions import labels_of, read_predictions
+
+logger = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = ("dicom_id", "ImageID", "image_id")
+"""Names of the image column in the challenges' files: 2023 and 2024, 2026, ours."""
+
+PATH_COLUMNS = ("path", "fpath")
+"""Names of the path column: 2023, 2024. It holds the study: `files/p10/p10000032/s50414267/02aa….jpg`."""
+
+_STUDY_IN_PATH = r"(?:^|/)(s\d+)/[^/]+$"
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: equal predictions give equal bytes
+
+
+def submit(
+    predictions: Path,
+    template: Path,
+    output: Path,
+    *,
+    manifest: Path | None = None,
+    labels: Path | None = None,
+    code: Path | None = None,
+    name: str = "submission",
+) -> None:
+    """Write a challenge submission: a CSV with the template's ids and labels, and the zip to upload.
+
+    The template is the challenge's sample submission, or its image list with label columns; its values are
+    ignored. The CSV holds the template's image column (dicom_id, or ImageID) and its label columns, both in
+    its own order, and no other column: that is what the challenges score. Labels are found by name. Scores of a
+    study are copied to each of its images; the study of an image is taken from --manifest, else from the
+    template's study_id, else from its path or fpath. Probabilities are written in full, never as 0 or 1:
+    average precision ranks them.
+
+        uv run main.py submit --predictions predictions.parquet --template sample.csv --output submissions/a
+
+    Args:
+        predictions: Table that `predict` wrote, per image or per study; it may hold more images and labels.
+        template: The challenge's .csv: image ids, then one column per label.
+        output: Folder for NAME.csv and NAME.zip.
+        manifest: Store, or table with image_id and study_id, that tells the study of each image.
+        labels: Label set whose aliases match the template's label columns to the predicted ones.
+        code: Folder (or file) to put into the zip as `code/`, which the CXR-LT challenges ask for.
+        name: Name of the two files, without ending.
+    """
+    table = read_predictions(predictions)
+    _refuse_thresholded(table, predictions)
+    sample = read_table(template, text=[*text_columns(), *PATH_COLUMNS])
+    image_column = next((column for column in IMAGE_COLUMNS if column in sample.columns), None)
+    if image_column is None:
+        raise InputError(f"{template} has no image column ({', '.join(IMAGE_COLUMNS)}); it has {some(sample.columns)}")
+    images = identify(sample, str(template))["image_id"]
+    if images.duplicated().any():
+        twice = images[images.duplicated()].drop_duplicates()
+        raise InputError(f"{template}: {len(twice)} image ids stand in more than one row: {some(twice)}")
+    columns = match_labels(label_candidates(sample.columns), labels_of(table), template, labels)
+    rows = match_rows(table, images, sample, template, manifest)
+    scores = table.iloc[rows][list(columns.values())].set_axis(list(columns), axis=1)
+    result = pd.concat([images.rename(image_column), scores.set_index(images.index)], axis=1)
+    with staged(output) as folder:
+        file = folder / f"{name}.csv"
+        result.to_csv(file, index=False)
+        write_zip(file.with_suffix(".zip"), file, code)
+    message = f"{len(result):,} images x {len(columns)} labels: {output / name}.csv and .zip"
+    Console().print(message, soft_wrap=True)
+
+
+def match_labels(
+    wanted: Sequence[str], predicted: Sequence[str], template: Path, labels: Path | None = None
+) -> dict[str, str]:
+    """Find the predicted column of each label column of a template.
+
+    Args:
+        wanted: The template's label columns.
+        predicted: The predictions' label columns, in any order.
+        template: For messages.
+        labels: Label set whose aliases count; None: names must be equal but for case, spaces and hyphens.
+
+    Returns:
+        Template column -> predicted column, in the template's order.
+
+    Raises:
+        InputError: For a label of the template that was not predicted; lists both sides.
+    """
+    if not wanted:
+        raise InputError(f"{template} has no label columns; give the challenge's sample with its label columns")
+    known = LabelSet.load(labels) if labels else LabelSet("predictions", [Label(name) for name in predicted])
+    column_of = columns_of(known, predicted, "the predictions")
+    column_of |= {column: column for column in predicted if known.canonical(column) is None}
+    found = {column: column_of.get(known.canonical(column) or column) for column in wanted}
+    absent = [column for column, match in found.items() if match is None]
+    rest = [column for column in predicted if column not in found.values()]
+    if absent:
+        raise InputError(
+            f"labels of {template} that were not predicted: {', '.join(absent)}; predicted labels that it "
+            f"does not have: {', '.join(rest) or 'none'}. Rename columns, or give --labels with a label set that "
+            f"holds aliases"
+        )
+    result = {column: match for column, match in found.items() if match is not None}
+    if len(set(result.values())) < len(result):
+        raise InputError(f"{template}: two label columns stand for one predicted label: {some(list(result))}")
+    if rest:
+        logger.info("%d predicted labels are not in %s: %s", len(rest), template, ", ".join(rest))
+    return result
+
+
+def match_rows(
+    table: pd.DataFrame, images: pd.Series[Any], sample: pd.DataFrame, template: Path, manifest: Path | None
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Find the row of the predictions for each image of a template.
+
+    Args:
+        table: Predictions, per image or per study.
+        images: (n,) image ids of the template.
+        sample: The template.
+        template: For messages.
+        manifest: Store or table that tells the study of each image.
+
+    Returns:
+        (n,) row numbers.
+
+    Raises:
+        InputError: Where images were not predicted, or their study is not known; counts them, names the first.
+    """
+    if "image_id" in table.columns:
+        by, wanted = "image_id", images
+    else:
+        by, wanted = "study_id", _studies(images, sample, template, manifest)
+    given, keys = join_keys(table[by], wanted)
+    place = pd.Series(np.arange(len(given)), index=pd.Index(given))
+    if not place.index.is_unique:
+        raise InputError(f"predicted {by}s are not unique: {some(place.index[place.index.duplicated()])}")
+    rows = place.reindex(keys)
+    absent = rows.isna().to_numpy()
+    if absent.any():
+        raise InputError(
+            f"predictions lack {int(absent.sum())} of the {len(images)} images of {template}: "
+            f"{some(images[absent])}; predict on all of them, then submit again"
+        )
+    return rows.to_numpy(np.int64)
+
+
+def _studies(images: pd.Series[Any], sample: pd.DataFrame, template: Path, manifest: Path | None) -> pd.Series[Any]:
+    """Study of each image: from the manifest, else from the template's study_id, else from its path."""
+    if manifest is not None:
+        return _studies_of_manifest(images, manifest)
+    ids = identify(sample, str(template))
+    if "study_id" in ids:
+        return ids["study_id"]
+    for column in PATH_COLUMNS:
+        if column not in sample.columns:
+            continue
+        studies = sample[column].str.extract(_STUDY_IN_PATH, expand=False)
+        if studies.isna().any():
+            row = int(studies.isna().to_numpy().argmax())
+            raise InputError(f"{template}: {column} {sample[column].iloc[row]!r} in data row {row + 1} holds no study")
+        return studies
+    raise InputError(
+        f"predictions are per study, and {template} does not say which study an image is of (no study_id, path or "
+        f"fpath); give --manifest with the store, or a table with image_id and study_id"
+    )
+
+
+def _studies_of_manifest(images: pd.Series[Any], manifest: Path) -> pd.Series[Any]:
+    table = read_table(manifest / "manifest.parquet" if manifest.is_dir() else manifest, text=text_columns())
+    ids = identify(table, str(manifest))
+    if not {"image_id", "study_id"} <= set(ids):
+        raise InputError(f"--manifest {manifest} needs columns image_id and study_id; it has {some(table.columns)}")
+    given, wanted = join_keys(ids["image_id"], images)
+    study_of = pd.Series(ids["study_id"].to_numpy(), index=pd.Index(given))
+    studies = study_of[~study_of.index.duplicated()].reindex(wanted)
+    absent = studies.isna().to_numpy()
+    if absent.any():
+        raise InputError(f"{manifest} lacks {int(absent.sum())} images of the template: {some(images[absent])}")
+    return pd.Series(studies.to_numpy(), index=images.index, dtype="str")
+
+
+def _refuse_thresholded(table: pd.DataFrame, predictions: Path) -> None:
+    values = table[labels_of(table)].to_numpy()
+    if ((values == 0) | (values == 1)).all():
+        raise InputError(
+            f"all values of {predictions} are 0 or 1: they were thresholded. The challenges rank by average "
+            f"precision, which needs the probabilities; give those"
+        )
+
+
+def write_zip(file: Path, csv: Path, code: Path | None = None) -> None:
+    """Write a zip that holds the CSV and, under `code/`, the given folder; equal content gives equal bytes.
+
+    Args:
+        file: Zip to write.
+        csv: File that stands at its top.
+        code: Folder or file; hidden files, caches and compiled files are left out.
+
+    Raises:
+        InputError: Where `code` does not exist.
+    """
+    members: dict[str, Path] = {csv.name: csv}
+    if code is not None:
+        if not code.exists():
+            raise InputError(f"--code {code} does not exist")
+        members |= _code_members(code)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for member, source in members.items():
+            entry = zipfile.ZipInfo(member, _ZIP_DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, source.read_bytes())
+
+
+def _code_members(code: Path) -> Mapping[str, Path]:
+    if code.is_file():
+        return {f"code/{code.name}": code}
+    files = sorted(item for item in code.rglob("*") if item.is_file())
+    names = {item.relative_to(code).as_posix(): item for item in files}
+    skip = re.compile(r"(^|/)(\.|__pycache__/)|\.pyc$")
+    return {f"code/{name}": item for name, item in names.items() if not skip.search(name)}

@@ -1,0 +1,268 @@
+"""Truth tables, and the matching of predictions to them by id and by label name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from longview import InputError
+from longview.data.manifest import read_table
+from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
+from longview.labels import Label, LabelSet, groups
+from longview.predictions import labels_of
+
+logger = logging.getLogger(__name__)
+
+Level = Literal["image", "study"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A table of label values.
+
+    Args:
+        file: The file that was read.
+        ids: `image_id` and `study_id`, as far as there are, and `split` where the table has one; text.
+        table: The columns that may be labels, as read.
+    """
+
+    file: Path
+    ids: pd.DataFrame
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, path: Path) -> Truth:
+        """Read a store folder, a manifest, or any table with an id column and label columns.
+
+        Raises:
+            InputError: Where there is none, or it has no id column.
+        """
+        file = path
+        if path.is_dir():
+            if not (path / "store.json").is_file():
+                raise InputError(f"{path} is not a finished store; give the folder that `prepare` wrote, or a table")
+            file = path / "manifest.parquet"
+        table = read_table(file, text=[*text_columns(), "split"])
+        ids = identify(table, str(file))
+        ids.pop("patient_id", None)
+        if not ids:
+            raise InputError(
+                f"{file} has no id column: name one image_id or study_id (dicom_id, ImageID, Image Index "
+                f"are known too); it has {some(table.columns)}"
+            )
+        if "split" in table.columns:
+            ids["split"] = table["split"].astype("str")
+        return cls(file, pd.DataFrame(ids), table[label_candidates(table.columns)])
+
+    def rows(self, keep: npt.NDArray[np.bool_]) -> Truth:
+        """The rows where `keep` (n,) is True."""
+        return Truth(self.file, self.ids.loc[keep], self.table.loc[keep])
+
+    def targets(self, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Values of some columns, (n, L), NaN where empty.
+
+        Raises:
+            InputError: For a value that is no number or lies outside [0, 1]; names the row.
+        """
+        targets = np.empty((len(self.table), len(columns)))
+        for position, column in enumerate(columns):
+            numbers = pd.to_numeric(self.table[column], errors="coerce").astype(np.float64)
+            bad = (numbers.isna() & self.table[column].notna()) | (numbers < 0) | (numbers > 1)
+            if bad.any():
+                row = int(bad.to_numpy().argmax())
+                raise InputError(
+                    f"{self.file}: label {column!r} is {self.table[column].iloc[row]} for "
+                    f"{' '.join(self.ids.iloc[row])} ({int(bad.sum())} such rows); give 1, 0, a value "
+                    f"between, or an empty cell for unknown (`prepare` turns marks such as -1 into one)"
+                )
+            targets[:, position] = numbers
+        return targets
+
+
+@dataclass(frozen=True)
+class Match:
+    """Predictions and truth, row by row and label by label.
+
+    Args:
+        level: Whether a row is an image or a study.
+        names: L label names.
+        columns: The truth's columns of these labels.
+        scores: (n, L) probabilities.
+        targets: (n, L) label values.
+        splits: The truth's splits that the rows are from; empty where it has none.
+        extra: Predicted rows that the truth does not hold.
+        unscored: Predicted labels that the truth does not hold.
+        unpredicted: The truth's labels that were not predicted.
+    """
+
+    level: Level
+    names: list[str]
+    columns: list[str]
+    scores: npt.NDArray[Any]
+    targets: npt.NDArray[np.float64]
+    splits: list[str]
+    extra: int
+    unscored: list[str]
+    unpredicted: list[str]
+
+
+def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = None, split: str | None = None) -> Match:
+    """Bring predictions and truth together by id and by label name.
+
+    Rows are images where both tables have image ids; truth that only knows studies is copied to a study's
+    images, and predictions of studies are compared with the truth of the study, on which its images must agree.
+
+    Args:
+        predictions: As :func:`longview.predictions.read_predictions` gives it.
+        truth: All rows of it (of `split`) must be predicted.
+        labels: Score only these, matched by name or alias on both sides; None: those predicted, by name.
+        split: Split of the truth; None: those that the predicted rows are from, each of which must be whole.
+
+    Raises:
+        InputError: Where rows are not predicted, nothing is in common, or a label has no counterpart while
+            the other side has columns without one.
+    """
+    predicted, actual, unscored, unpredicted = _match_labels(predictions, truth, labels)
+    level: Level = "image" if "image_id" in predictions.columns else "study"
+    by = _common_id(level, truth)
+    given, wanted = join_keys(predictions[by], truth.ids[by])
+    known = wanted.isin(given).to_numpy()
+    if not known.any():
+        raise InputError(
+            f"predictions and {truth.file} have no {by} in common: {some(given.iloc[:2])} against "
+            f"{some(wanted.iloc[:2])}"
+        )
+    keep, splits = _rows_of_split(truth, known, split)
+    missing = wanted[keep & ~known].drop_duplicates()
+    if len(missing):
+        where = f" of split {' and '.join(splits)}" if splits else ""
+        raise InputError(
+            f"predictions lack {len(missing)} {by}s{where} that {truth.file} holds: {some(missing)}; predict "
+            f"them, or choose another part with --split"
+        )
+    names, columns = list(actual), list(actual.values())
+    targets, place = _one_per_key(truth.rows(keep), wanted[keep], columns)
+    position = place.reindex(given).to_numpy(np.float64)  # (rows predicted,) row of targets, NaN where unknown
+    inside = ~np.isnan(position)
+    scores = predictions.loc[inside, [predicted[name] for name in names]].to_numpy()
+    targets = targets[position[inside].astype(np.int64)]
+    extra = int((~inside).sum())
+    return Match(level, names, columns, scores, targets, splits, extra, unscored, unpredicted)
+
+
+def training_groups(truth: Truth, names: Sequence[str], columns: Sequence[str]) -> dict[str, list[str]] | None:
+    """Head, medium and tail by the prevalence among a table's training rows (all, where it has no `split`).
+
+    Args:
+        truth: One row per image (as the challenge counts) or per study.
+        names: Label names.
+        columns: The table's columns of these labels.
+
+    Returns:
+        Group -> names; None where the table has splits but none is `train`.
+    """
+    if "split" in truth.ids.columns:
+        train = (truth.ids["split"] == "train").to_numpy()
+        if not train.any():
+            return None
+        truth = truth.rows(train)
+    targets = truth.targets(columns)
+    return groups(names, np.nansum(targets, axis=0), (~np.isnan(targets)).sum(axis=0))
+
+
+def _common_id(level: Level, truth: Truth) -> str:
+    """The id to join by: the image's where both tables have it, else the study's."""
+    for name in ("image_id", "study_id")[level == "study" :]:
+        if name in truth.ids.columns:
+            return name
+    raise InputError(
+        f"predictions are per {level}, but {truth.file} has no study_id column, only "
+        f"{', '.join(truth.ids.columns)}; predict per image, or add the column"
+    )
+
+
+def _rows_of_split(
+    truth: Truth, known: npt.NDArray[np.bool_], split: str | None
+) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Rows that must be predicted, and the names of their splits."""
+    if "split" not in truth.ids.columns:
+        if split is not None:
+            raise InputError(f"--split {split}: {truth.file} has no column `split`")
+        return np.ones(len(known), np.bool_), []
+    column = truth.ids["split"]
+    if split is None:
+        splits = sorted(column[known].unique())
+        if "train" in splits:
+            logger.warning("the predictions cover training rows: scores on them say nothing about new patients")
+    elif (column == split).any():
+        splits = [split]
+    else:
+        raise InputError(f"--split {split}: {truth.file} has only {some(sorted(column.unique()))}")
+    return column.isin(splits).to_numpy(), splits
+
+
+def _match_labels(
+    predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None
+) -> tuple[dict[str, str], dict[str, str], list[str], list[str]]:
+    """Label -> column of the predictions, label -> column of the truth, and what has no counterpart."""
+    given = labels_of(predictions)
+    wanted = labels or LabelSet("predictions", [Label(name) for name in given])
+    predicted = columns_of(wanted, given, "the predictions")
+    actual = columns_of(wanted, list(truth.table.columns), str(truth.file))
+    strange = [
+        column for column in truth.table.columns if column not in actual.values() and _may_be_label(truth, column)
+    ]
+    both = {name: actual[name] for name in predicted if name in actual}
+    unscored = [name for name in predicted if name not in actual]
+    unpredicted = [name for name in actual if name not in predicted]
+    if (unscored and strange) or not both or (labels and unpredicted):
+        named = f"label set {labels.name!r}" if labels else "the predictions"
+        sides = [
+            ("predicted, but not in the truth", unscored or [column for column in given if not both]),
+            (f"columns of the truth that are no label of {named}", strange),
+            ("in the truth, but not predicted", unpredicted),
+        ]
+        listed = "; ".join(f"{title}: {', '.join(items)}" for title, items in sides if items)
+        raise InputError(
+            f"labels of the predictions and of {truth.file} do not fit; {listed}. Rename columns, or give "
+            f"--labels with a label set that holds aliases, or only the labels to score"
+        )
+    return predicted, both, unscored, unpredicted if labels else strange
+
+
+def _may_be_label(truth: Truth, column: str) -> bool:
+    """Whether a column holds label values: numbers from 0 to 1, at least one of them known."""
+    values = truth.table[column]
+    if not (pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)):
+        return False
+    known = values.dropna()
+    return bool(len(known) and known.astype(np.float64).between(0, 1).all())
+
+
+def _one_per_key(
+    truth: Truth, keys: pd.Series[Any], columns: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], pd.Series[int]]:
+    """Targets with one row per id, and id -> row; rows of one id must agree where they know a label."""
+    targets = truth.targets(columns)
+    codes, unique = pd.factorize(keys)
+    place = pd.Series(np.arange(len(unique)), index=pd.Index(unique))
+    if len(unique) == len(keys):
+        return targets, place
+    frame = pd.DataFrame(targets).groupby(codes)
+    low, high = frame.min().to_numpy(), frame.max().to_numpy()  # both skip NaN
+    differ = high > low
+    if differ.any():
+        row, column = np.argwhere(differ)[0]
+        raise InputError(
+            f"{truth.file}: rows of {keys.name} {unique[row]!r} disagree on label {columns[column]!r} "
+            f"({int(differ.any(axis=1).sum())} such ids); images of a study share labels, so give a "
+            f"truth per study, or predict per image"
+        )
+    return low, place

@@ -1,0 +1,235 @@
+"""Packed batches: contract, label alignment, choice of views, and no table in the hot path."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longview import VIEWS, InputError, StudyKey
+from longview.data.manifest import ID_COLUMNS, Manifest
+from longview.data.sampler import Draw
+from longview.data.studies import StudyDataset
+from longview.data.transforms import Augment
+from longview.labels import Label, LabelSet
+
+NAN = float("nan")
+LABELS = LabelSet("three", [Label("Edema"), Label("Mass", aliases={"nih": ["Lump"]}), Label("Hernia")])
+
+
+@dataclass
+class MemoryStore:
+    """Images of one grey: that of image `i` is `first + i`."""
+
+    manifest: Manifest
+    first: int = 0
+    size: int = 16
+    path: Path = Path("memory")
+    asked: int = 0
+
+    def image(self, row: int) -> np.ndarray:
+        self.asked += 1
+        return np.full((self.size, self.size), self.first + row, np.uint8)
+
+
+def store(rows: list[tuple], first: int = 0, source: str = "nih", **labels: list[float]) -> MemoryStore:
+    """Rows of (study, view[, split]); image ids are i0, i1…; a study's patient is p + study."""
+    table = pd.DataFrame(
+        {
+            "source": source,
+            "patient_id": [f"p{row[0]}" for row in rows],
+            "study_id": [row[0] for row in rows],
+            "image_id": [f"i{i}" for i in range(len(rows))],
+            "view": [row[1] for row in rows],
+            "path": [f"{i}.png" for i in range(len(rows))],
+            "split": [row[2] if len(row) > 2 else "train" for row in rows],
+        },
+        dtype="str",
+    )
+    for name, values in labels.items():
+        table[name] = np.asarray(values, np.float32)
+    return MemoryStore(Manifest(table), first)
+
+
+def full(rows: list[tuple], **kwargs: object) -> MemoryStore:
+    zeros = [0.0] * len(rows)
+    return store(rows, **{"Edema": zeros, "Mass": zeros, "Hernia": zeros, **kwargs})
+
+
+def greys(batch: dict) -> list[int]:
+    return batch["images"][:, 0, 0, 0].tolist()
+
+
+STUDIES = [("b", "lateral"), ("a", "PA"), ("b", "PA"), ("c", "AP"), ("b", "PA")]
+
+
+def test_a_batch_packs_the_real_views_of_its_studies():
+    data = StudyDataset([full(STUDIES, Edema=[1, 0, 1, 0.5, 1])], LABELS, level="study", image_size=8)
+    assert (len(data), data.images, data.sizes) == (3, 5, [3])
+    batch = data.__getitems__([Draw(2, 0), Draw(0, 0)])
+    assert {key: (value.dtype, tuple(value.shape)) for key, value in batch.items() if key != "ids"} == {
+        "images": (torch.uint8, (4, 1, 8, 8)),
+        "study": (torch.int64, (4,)),
+        "view": (torch.int64, (4,)),
+        "target": (torch.float32, (2, 3)),
+    }
+    assert batch["study"].tolist() == [0, 1, 1, 1]
+    assert greys(batch) == [3, 2, 0, 4]  # one of each view type, then the second PA
+    assert [VIEWS[code] for code in batch["view"]] == ["AP", "PA", "lateral", "PA"]
+    assert batch["target"][:, 0].tolist() == [0.5, 1.0]
+    assert batch["ids"] == [StudyKey("pc", "c", ""), StudyKey("pb", "b", "")]
+    assert all(type(part) is str for key in batch["ids"] for part in key)  # plain text, not NumPy's
+
+
+def test_at_image_level_each_image_is_a_study_with_its_own_id():
+    data = StudyDataset([full(STUDIES)], LABELS, image_size=8)
+    batch = data.__getitems__([Draw(4, 0), Draw(1, 0), Draw(0, 0)])
+    assert len(data) == 5
+    assert batch["images"].shape[0] == batch["target"].shape[0] == 3
+    assert batch["study"].tolist() == [0, 1, 2]
+    assert greys(batch) == [4, 1, 0]
+    assert batch["ids"][0] == StudyKey("pb", "b", "i4")
+
+
+def test_a_study_with_one_view_costs_one_image():
+    memory = full([("a", "PA"), ("b", "PA"), ("b", "lateral")])
+    data = StudyDataset([memory], LABELS, level="study", image_size=8)
+    assert data.__getitems__([Draw(0, 0)])["images"].shape[0] == 1
+    assert memory.asked == 1
+
+
+def test_more_views_than_allowed_are_chosen_by_type_and_id_in_evaluation():
+    rows = [("a", view) for view in ("PA", "PA", "PA", "lateral", "PA", "AP")]
+    data = StudyDataset([full(rows)], LABELS, level="study", image_size=8, max_views=4)
+    assert all(greys(data.__getitems__([Draw(0, seed)])) == [0, 5, 3, 1] for seed in range(5))
+
+
+def test_more_views_than_allowed_are_chosen_at_random_in_training():
+    rows = [("a", view) for view in ("PA", "PA", "PA", "lateral", "PA", "AP")]
+    still = Augment(rotate=0, scale=(1, 1), shift=0, crop=(1, 1), brightness=0, contrast=0)
+    data = StudyDataset([full(rows)], LABELS, level="study", image_size=8, max_views=2, augment=still)
+    chosen = [tuple(greys(data.__getitems__([Draw(0, seed)]))) for seed in range(80)]
+    assert all(len(set(pair)) == 2 for pair in chosen)
+    assert {grey for pair in chosen for grey in pair} == set(range(6))
+    assert chosen == [tuple(greys(data.__getitems__([Draw(0, seed)]))) for seed in range(80)]
+
+
+def test_splits_are_kept_apart():
+    rows = [("a", "PA", "train"), ("b", "PA", "val"), ("c", "PA", "train"), ("d", "PA", "test")]
+    data = StudyDataset([full(rows)], LABELS, split=["train"], image_size=8)
+    assert greys(data.__getitems__([0, 1])) == [0, 2]
+    assert len(StudyDataset([full(rows)], LABELS, split=["val", "test"])) == 2
+    assert len(StudyDataset([full(rows)], LABELS)) == 4
+    with pytest.raises(InputError, match=r"no images of split 'val'; memory has .*train: 1"):
+        StudyDataset([full([("a", "PA")])], LABELS, split=["val"])
+
+
+@given(order=st.permutations(["Edema", "Mass", "Hernia"]))
+@settings(deadline=None, max_examples=6)
+def test_the_order_of_a_stores_label_columns_never_matters(order):
+    values = {"Edema": [1, 0, 1], "Mass": [0, NAN, 0], "Hernia": [0.25, 0, 1]}
+    rows = [("a", "PA"), ("b", "PA"), ("c", "PA")]
+    data = StudyDataset([store(rows, **{name: values[name] for name in order})], LABELS)
+    np.testing.assert_array_equal(data.targets, np.array(list(values.values()), np.float32).T)
+
+
+def test_several_stores_are_aligned_by_name_and_alias_and_unknown_is_nan():
+    first = store([("a", "PA"), ("b", "PA")], Hernia=[1, 0], Edema=[0, 1])
+    second = store([("c", "AP")], first=100, Lump=[1.0], Edema=[NAN])
+    data = StudyDataset([first, second], LABELS, image_size=8)
+    np.testing.assert_array_equal(data.targets, np.float32([[0, NAN, 1], [1, NAN, 0], [NAN, 1, NAN]]))
+    assert greys(data.__getitems__([2, 0])) == [100, 0]
+    assert data.sizes == [2, 1]
+    np.testing.assert_array_equal(data.positives, [1, 1, 1])
+    np.testing.assert_array_equal(data.observed, [2, 1, 2])
+
+
+def test_the_alias_of_a_stores_own_source_is_known_whoever_else_uses_the_word():
+    labels = LabelSet(
+        "two", [Label("Mass", aliases={"nih": ["Shadow"]}), Label("Edema", aliases={"padchest": ["Shadow"]})]
+    )
+    data = StudyDataset([store([("a", "PA")], Shadow=[1.0], Edema=[0.0])], labels)
+    np.testing.assert_array_equal(data.targets, [[1, 0]])
+
+
+def test_labels_that_no_store_has_are_an_error_that_lists_both_sides():
+    stores = [store([("a", "PA")], Edema=[1.0]), store([("b", "PA")], Fracture=[1.0])]
+    with pytest.raises(InputError, match=r"'three'.*Mass, Hernia; memory has Edema; memory has Fracture"):
+        StudyDataset(stores, LABELS)
+
+
+def test_testing_warns_about_missing_labels_and_prediction_needs_none(caplog):
+    partly, none = store([("a", "PA")], Edema=[1.0]), store([("a", "PA")])
+    with caplog.at_level(logging.WARNING):
+        data = StudyDataset([partly], LABELS, missing_labels="warn")
+    assert "Mass, Hernia" in caplog.text
+    np.testing.assert_array_equal(data.targets, np.float32([[1, NAN, NAN]]))
+    with pytest.raises(InputError, match="no labels"):
+        StudyDataset([none], LABELS, missing_labels="warn")
+    assert np.isnan(StudyDataset([none], LABELS, missing_labels="ignore").targets).all()
+
+
+def test_where_images_of_a_study_disagree_the_largest_known_value_counts(caplog):
+    rows = [("a", "PA"), ("a", "lateral"), ("b", "PA"), ("b", "lateral"), ("c", "PA")]
+    memory = full(rows, Edema=[0, 1, NAN, 0, 1], Mass=[NAN, NAN, 0.5, 0.5, 0])
+    with caplog.at_level(logging.WARNING):
+        data = StudyDataset([memory], LABELS, level="study")
+    np.testing.assert_array_equal(data.targets[:, :2], np.float32([[1, NAN], [0, 0.5], [1, 0]]))
+    assert "1 of 3 studies disagree" in caplog.text
+    caplog.clear()
+    StudyDataset([full(rows)], LABELS, level="study")
+    assert not caplog.text
+
+
+def test_a_batch_is_a_function_of_its_draws_alone():
+    memory = full([("a", "PA"), ("b", "PA")], first=100)
+    memory.image = lambda row: np.random.default_rng(row).integers(0, 255, (16, 16), dtype=np.uint8)
+    data = StudyDataset([memory], LABELS, image_size=12, augment=Augment())
+    together = data.__getitems__([Draw(0, 5), Draw(1, 6)])["images"]
+    assert torch.equal(together[1], data[Draw(1, 6)]["images"][0])
+    assert not torch.equal(together[1], data[Draw(1, 7)]["images"][0])
+
+
+def test_no_table_is_touched_while_reading(monkeypatch):
+    data = StudyDataset([full(STUDIES)], LABELS, level="study", image_size=8, augment=Augment())
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a table in the hot path")
+
+    for owner in (pd.DataFrame, pd.Series):
+        for name in ("__getitem__", "iloc", "loc", "iterrows", "to_numpy", "__getattr__"):
+            if hasattr(owner, name):
+                monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(Manifest, "targets", refuse)
+    assert data.__getitems__([Draw(0, 1), Draw(1, 2)])["images"].shape[0] == 4
+
+
+@given(data=st.data(), max_views=st.integers(1, 4))
+@settings(deadline=None, max_examples=30)
+def test_every_image_of_a_batch_belongs_to_its_study(data, max_views):
+    studies = data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=20))
+    rows = [(study, data.draw(st.sampled_from(VIEWS))) for study in studies]
+    dataset = StudyDataset([full(rows)], LABELS, level="study", image_size=16, max_views=max_views)
+    batch = dataset.__getitems__(list(range(len(dataset))))
+    assert [key.study_id for key in batch["ids"]] == list(dict.fromkeys(studies))
+    for grey, row, view in zip(greys(batch), batch["study"].tolist(), batch["view"].tolist(), strict=True):
+        assert (batch["ids"][row].study_id, VIEWS[view]) == rows[grey]
+    counts = torch.bincount(batch["study"]).tolist()
+    assert counts == [min(studies.count(key.study_id), max_views) for key in batch["ids"]]
+
+
+@pytest.mark.parametrize("options", [{"image_size": 0}, {"max_views": 0}])
+def test_impossible_settings_are_refused(options):
+    with pytest.raises(InputError, match="at least 1"):
+        StudyDataset([full(STUDIES)], LABELS, **options)
+
+
+def test_ids_stay_text_with_leading_zeros():
+    memory = full([("0001", "PA")])
+    assert list(memory.manifest.table.columns[: len(ID_COLUMNS)]) == list(ID_COLUMNS)
+    assert StudyDataset([memory], LABELS, level="study").key(0) == StudyKey("p0001", "0001", "")

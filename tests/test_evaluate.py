@@ -1,0 +1,305 @@
+"""Evaluation joins by id and by label name, refuses what does not fit, and writes whole reports."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from longview import InputError
+from longview.curves import Curve
+from longview.data.manifest import Manifest
+from longview.evaluate import evaluate
+from longview.ranking import auroc_ap
+
+LABELS = ["Mass", "Nodule", "Hernia"]
+REPORT = {"metrics.json", "per_label.csv", "roc.png", "pr.png", "per_label.png"}
+
+
+def manifest(patients=40, views=2):
+    """Images of one study per patient; the last quarter of the patients is the test part."""
+    rows = patients * views
+    study = np.arange(rows) // views
+    values = np.stack([study % 2 == 0, study % 3 == 0, study % 4 == 1], axis=1).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "source": "x",
+            "patient_id": [f"{i:08}" for i in study],
+            "study_id": [f"s{i:03}" for i in study],
+            "image_id": [f"i{i:04}" for i in range(rows)],
+            "view": "PA",
+            "path": "p.png",
+            "split": np.where(study < patients * 3 // 4, "train", "test"),
+        }
+    ).astype("str")
+    return table.assign(**dict(zip(LABELS, values.T, strict=True)))
+
+
+def predicted(table, level="image", seed=1):
+    """Random probabilities for a manifest's rows, labels and rows in another order than the truth's."""
+    ids = ["patient_id", "study_id", "image_id"][: 3 if level == "image" else 2]
+    frame = table[ids].drop_duplicates(ignore_index=True)
+    rng = np.random.default_rng(seed)
+    frame = frame.assign(**{label: rng.random(len(frame)).astype(np.float32) for label in reversed(LABELS)})
+    return frame.sample(frac=1, random_state=2)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Plots as empty files: half a second less per evaluation."""
+    monkeypatch.setattr("longview.evaluate.plot_curves", lambda *_, file, **__: file.touch())
+    monkeypatch.setattr("longview.evaluate.plot_bars", lambda *_: _[-1].touch())
+
+
+@pytest.fixture
+def run(tmp_path, undrawn):
+    """Write both tables, evaluate, and return metrics.json."""
+
+    def run(predictions, truth, **options):
+        predictions.to_parquet(tmp_path / "p.parquet", index=False)
+        if isinstance(truth, pd.DataFrame):
+            truth.to_csv(tmp_path / "t.csv", index=False)
+            truth = tmp_path / "t.csv"
+        evaluate(tmp_path / "p.parquet", truth, tmp_path / "out", **options)
+        return json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+    return run
+
+
+def test_figures_are_scikit_learns_whatever_the_order_of_rows_and_labels(run, tmp_path):
+    truth = manifest().query("split == 'test'")
+    predictions = predicted(truth)
+    report = run(predictions, truth)
+    joined = truth.merge(predictions, on="image_id", suffixes=("_true", "_predicted"))
+    for row in report["per_label"]:
+        true, score = joined[f"{row['label']}_true"], joined[f"{row['label']}_predicted"]
+        assert row["auroc"] == pytest.approx(roc_auc_score(true, score), abs=1e-9)
+        assert row["ap"] == pytest.approx(average_precision_score(true, score), abs=1e-9)
+        assert row["positives"] == true.sum()
+    assert report["map"] == pytest.approx(np.mean([row["ap"] for row in report["per_label"]]))
+    table = pd.read_csv(tmp_path / "out" / "per_label.csv")
+    assert {"label", "positives", "auroc", "ap", "prevalence", "group"} <= set(table.columns)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == REPORT
+
+
+def test_a_store_gives_the_predicted_part_and_the_groups(run, tmp_path, capsys):
+    truth = manifest()
+    Manifest(truth).write(tmp_path / "store" / "manifest.parquet")
+    (tmp_path / "store" / "store.json").write_text("{}")
+    report = run(predicted(truth.query("split == 'test'")), tmp_path / "store")
+    assert (report["splits"], report["rows"]) == (["test"], 20)
+    train = truth.query("split == 'train'")[LABELS].mean()
+    assert sorted(report["groups"]["head"]["labels"]) == sorted(train.index[train > 0.1])
+    assert report["groups"]["tail"] == {"labels": [], "map": None, "auroc": None}
+    assert "mean of 3" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_finished_store_is_refused(run, tmp_path):
+    (tmp_path / "half").mkdir()
+    with pytest.raises(InputError, match="not a finished store"):
+        run(predicted(manifest()), tmp_path / "half")
+
+
+def test_predictions_lacking_a_study_are_counted_and_named(run, tmp_path):
+    truth = manifest()
+    test = truth.query("split == 'test'")
+    lacking = predicted(test, "study").query("study_id not in ['s031', 's037']")
+    with pytest.raises(InputError, match=r"lack 2 study_ids of split test .*: s031, s037"):
+        run(lacking, truth)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="lack 30 study_ids of split train"):
+        run(predicted(test, "study"), truth, split="train")
+
+
+def test_predicted_rows_beyond_the_truth_are_counted_and_left_out(run):
+    truth = manifest()
+    report = run(predicted(truth), truth, split="test")
+    assert (report["rows"], report["extra_predictions"]) == (20, 60)
+
+
+def test_study_predictions_are_scored_once_per_study(run):
+    truth = manifest().query("split == 'test'")
+    report = run(predicted(truth, "study"), truth)
+    assert (report["level"], report["rows"]) == ("study", 10)
+
+
+def test_images_of_a_study_that_disagree_are_named(run):
+    truth = manifest().query("split == 'test'").reset_index(drop=True)
+    truth.loc[4, "Nodule"] = 1 - truth.loc[4, "Nodule"]
+    with pytest.raises(InputError, match="study_id 's032' disagree on label 'Nodule'"):
+        run(predicted(truth, "study"), truth)
+    truth.loc[4, "Nodule"] = np.nan  # one image says nothing: the other's value holds
+    assert run(predicted(truth, "study"), truth)["per_label"][1]["unknown"] == 0
+
+
+def test_truth_per_study_is_copied_to_its_images(run):
+    truth = manifest().query("split == 'test'")
+    per_study = truth.drop(columns=["image_id", "path", "view"]).drop_duplicates()
+    assert run(predicted(truth), per_study)["map"] == run(predicted(truth), truth)["map"]
+
+
+@pytest.mark.parametrize(("column", "write"), [("dicom_id", "{}"), ("ImageID", "{}.png"), ("Image Index", "{}.png")])
+def test_challenge_tables_serve_as_truth(run, column, write):
+    truth = manifest().query("split == 'test'")
+    challenge = truth[LABELS].astype(int)
+    challenge.insert(0, column, [write.format(name) for name in truth["image_id"]])
+    challenge.insert(1, "ViewPosition", "PA")
+    challenge.insert(2, "subject_id", 10000032)
+    assert run(predicted(truth), challenge)["map"] == run(predicted(truth), truth)["map"]
+
+
+def test_a_misspelt_label_column_is_an_error_that_lists_both_sides(run):
+    truth = manifest().query("split == 'test'")
+    with pytest.raises(InputError, match=r"not in the truth: Hernia; columns of the truth .*: Herniaa"):
+        run(predicted(truth), truth.rename(columns={"Hernia": "Herniaa"}))
+
+
+def test_labels_on_one_side_only_are_named_and_not_scored(run):
+    truth = manifest().query("split == 'test'")
+    report = run(predicted(truth), truth.drop(columns="Mass"))
+    assert (report["labels"], report["not_in_truth"]) == (2, ["Mass"])
+    report = run(predicted(truth).drop(columns="Mass"), truth)
+    assert (report["labels"], report["not_predicted"]) == (2, ["Mass"])
+    with pytest.raises(InputError, match="do not fit"):
+        run(predicted(truth), truth.drop(columns=LABELS))
+
+
+def test_a_label_set_matches_aliases_and_limits_what_is_scored(run, tmp_path):
+    labels = tmp_path / "set.yaml"
+    labels.write_text("name: set\nlabels: [{name: Mass, aliases: {x: [Tumour]}}, {name: Hernia}]\n")
+    truth = manifest().query("split == 'test'")
+    renamed = truth.rename(columns={"Mass": "tumour"}).drop(columns="Nodule")
+    report = run(predicted(truth), renamed, labels=labels)
+    assert [row["label"] for row in report["per_label"]] == ["Mass", "Hernia"]
+    with pytest.raises(InputError, match="in the truth, but not predicted: Mass"):
+        run(predicted(truth).drop(columns="Mass"), renamed, labels=labels)
+
+
+def test_unknown_and_soft_truth_is_masked_and_one_sided_labels_are_skipped(run):
+    truth = manifest().query("split == 'test'").reset_index(drop=True)
+    truth.loc[0, "Mass"], truth.loc[1, "Mass"], truth["Hernia"] = np.nan, 0.7, 0.0
+    report = run(predicted(truth), truth)
+    rows = {row["label"]: row for row in report["per_label"]}
+    mass, hernia = rows["Mass"], rows["Hernia"]
+    assert (mass["unknown"], mass["soft"], mass["positives"] + mass["negatives"]) == (1, 1, 18)
+    assert (hernia["auroc"], hernia["ap"], report["skipped"]) == (None, None, ["Hernia"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(Mass=-1.0), r"label 'Mass' is -1\.0 for i0060 s030 test \(20 such rows\)"),
+        (lambda t: t.assign(Mass="yes"), "label 'Mass' is yes for"),
+        (lambda t: t.drop(columns=["image_id", "study_id"]), "no id column"),
+        (lambda t: t.assign(image_id="other-" + t["image_id"]), "no image_id in common"),
+        (lambda t: t.assign(**dict.fromkeys(LABELS, 0.0)), "none of the 3 labels has both"),
+    ],
+)
+def test_truth_that_cannot_be_used_is_refused(run, change, message):
+    truth = manifest().query("split == 'test'")
+    with pytest.raises(InputError, match=message):
+        run(predicted(truth), change(truth))
+
+
+def test_an_unknown_split_and_training_tables_without_training_rows_are_refused(run, tmp_path):
+    truth = manifest()
+    test = truth.query("split == 'test'")
+    with pytest.raises(InputError, match=r"--split dev: .* has only test, train"):
+        run(predicted(truth), truth, split="dev")
+    test.to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(InputError, match=r"no row of it is `train`"):
+        run(predicted(test), test, train=tmp_path / "train.csv")
+    assert run(predicted(test), test)["groups"] == {}
+
+
+def test_a_report_replaces_an_earlier_one_and_leaves_other_files(run, tmp_path):
+    truth = manifest().query("split == 'test'")
+    run(predicted(truth), truth)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    first = (tmp_path / "out" / "metrics.json").read_text()
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "half.png").touch()  # of a run that was killed
+    run(predicted(truth, seed=5), truth)
+    assert (tmp_path / "out" / "metrics.json").read_text() != first
+    assert {file.name for file in (tmp_path / "out").iterdir()} == REPORT | {"notes.txt"}
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_full_disk_leaves_the_earlier_report(run, tmp_path, monkeypatch):
+    truth = manifest().query("split == 'test'")
+    run(predicted(truth), truth)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("longview.evaluate.plot_bars", full)
+    with pytest.raises(OSError, match="No space"):
+        run(predicted(truth, seed=5), truth)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_file_in_the_way_is_refused(run, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        run(predicted(manifest()), manifest())
+
+
+@pytest.mark.parametrize("labels", [1, 14, 40])
+def test_plots_have_a_panel_per_label(tmp_path, labels):
+    rng = np.random.default_rng(0)
+    names = [f"Label {number}" for number in range(labels)]
+    ids = pd.DataFrame({"image_id": [f"i{row}" for row in range(60)]})
+    truth = pd.concat([ids, pd.DataFrame(rng.random((60, labels)) < 0.3, columns=names).astype(int)], axis=1)
+    pd.concat([ids, pd.DataFrame(rng.random((60, labels)), columns=names)], axis=1).to_csv(tmp_path / "p.csv")
+    truth.to_csv(tmp_path / "t.csv", index=False)
+    evaluate(tmp_path / "p.csv", tmp_path / "t.csv", tmp_path / "out")
+    sizes = {}
+    for name in ("roc", "pr", "per_label"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            sizes[name] = image.size
+            assert len(image.convert("L").getcolors()) > 20  # more than an empty sheet
+    panel = 247 * 247  # pixels of a panel at 1.9 inches and 130 dpi
+    assert sizes["roc"] == sizes["pr"]
+    assert labels * panel < sizes["roc"][0] * sizes["roc"][1] < 3 * labels * panel + 600_000
+
+
+def test_the_area_under_the_drawn_curves_is_the_metric():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(300) < 0.3).astype(float)
+    scores = (rng.normal(size=300) + labels).round(1)  # with ties
+    curve = Curve.of(scores, labels)
+    auroc, ap = auroc_ap(scores, labels)
+    assert np.trapezoid(curve.roc()[1], curve.roc()[0]) == pytest.approx(auroc)
+    recall, precision = curve.precision_recall()
+    assert np.sum(np.diff(recall, prepend=0) * precision) == pytest.approx(ap)
+
+
+def test_real_labels_of_nih(shared_data, run):
+    table = pd.read_csv(shared_data / "nih-1000" / "Data_Entry_2017.csv")
+    tests = set((shared_data / "nih-1000" / "test_list.txt").read_text().split())
+    findings = table["Finding Labels"].str.get_dummies("|").drop(columns="No Finding")
+    truth = pd.concat([table[["Image Index", "Patient Age", "View Position"]], findings], axis=1)
+    truth = truth[truth["Image Index"].isin(tests)]
+    rng = np.random.default_rng(0)
+    scores = rng.random(findings.shape)[: len(truth)].round(2)
+    predictions = pd.DataFrame(scores, columns=findings.columns)
+    predictions.insert(0, "image_id", truth["Image Index"].str.removesuffix(".png").to_numpy())
+    report = run(predictions, truth)
+    assert report["rows"] == 310
+    for row in report["per_label"]:
+        true = truth[row["label"]].to_numpy()
+        column = predictions[row["label"]]
+        assert row["auroc"] == pytest.approx(roc_auc_score(true, column), abs=1e-9)
+        assert row["ap"] == pytest.approx(average_precision_score(true, column), abs=1e-9)
+
+
+def test_starts_without_torch_and_without_drawing_libraries():
+    heavy = ("torch", "matplotlib", "sklearn", "cv2")
+    code = f"import sys, longview.evaluate, longview.submission; sys.exit(any(m in sys.modules for m in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,144 @@
+"""The layers of the package: an arrow never goes up, and tools that need no torch do not import it."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+DATA_LOW = ["longview.data.manifest", "longview.data.images"]
+DATA_MIDDLE = [
+    "longview.data.sources",
+    "longview.data.store",
+    "longview.data.transforms",
+    "longview.data.splits",
+    "longview.data.phantom",
+]
+MODEL_SIDE = ["longview.models", "longview.losses", "longview.optim", "longview.metrics"]
+TABLES = ["longview.labels", "longview.data.manifest", "longview.predictions"]
+
+# module or package -> what it may import, beside the bare `longview` and modules of its own package
+ALLOWED = {
+    "longview": [],
+    "longview.labels": [],
+    "longview.ranking": [],
+    "longview.outputs": [],
+    "longview.data": [],
+    "longview.data.manifest": [],
+    "longview.data.intensity": [],
+    "longview.data.dicom": ["longview.data.intensity"],
+    "longview.data.images": ["longview.data.dicom", "longview.data.intensity"],
+    "longview.data.sources": ["longview.labels", *DATA_LOW],
+    "longview.data.store": ["longview.labels", *DATA_LOW],
+    "longview.data.transforms": ["longview.labels", *DATA_LOW],
+    "longview.data.splits": ["longview.labels", *DATA_LOW],
+    "longview.data.phantom": ["longview.labels", *DATA_LOW],
+    "longview.data.packing": [*DATA_LOW, "longview.data.store"],
+    "longview.data.partial": [*DATA_LOW, "longview.data.store", "longview.data.packing"],
+    "longview.data.prepare": [
+        "longview.labels",
+        *DATA_LOW,
+        *DATA_MIDDLE,
+        "longview.data.packing",
+        "longview.data.partial",
+    ],
+    "longview.data.sampler": [],
+    "longview.data.studies": ["longview.labels", *DATA_LOW, *DATA_MIDDLE, "longview.data.sampler"],
+    "longview.data.files": [*DATA_LOW, *DATA_MIDDLE],
+    "longview.data.phantom_store": ["longview.labels", *DATA_LOW, *DATA_MIDDLE, "longview.data.prepare"],
+    "longview.data.datamodule": [
+        "longview.labels",
+        *DATA_LOW,
+        *DATA_MIDDLE,
+        "longview.data.files",
+        "longview.data.phantom_store",
+        "longview.data.prepare",
+        "longview.data.sampler",
+        "longview.data.studies",
+    ],
+    "longview.models": ["longview.labels"],
+    "longview.losses": ["longview.labels"],
+    "longview.optim": ["longview.labels"],
+    "longview.metrics": ["longview.labels", "longview.ranking"],
+    "longview.tasks": ["longview.labels", "longview.ranking", *MODEL_SIDE],
+    "longview.joining": ["longview.labels", "longview.data.manifest"],
+    "longview.predictions": ["longview.labels", "longview.data.manifest", "longview.joining"],
+    "longview.truth": [*TABLES, "longview.joining"],
+    "longview.curves": ["longview.labels", "longview.ranking"],
+    "longview.evaluate": [
+        *TABLES,
+        "longview.ranking",
+        "longview.joining",
+        "longview.truth",
+        "longview.curves",
+        "longview.outputs",
+    ],
+    "longview.submission": [*TABLES, "longview.joining", "longview.outputs"],
+    "longview.callbacks": ["longview.labels", "longview.ranking", "longview.predictions", "longview.tasks"],
+    "longview.training": ["longview.callbacks", "longview.data.datamodule", "longview.tasks", "longview.labels"],
+    "longview.cli": ["longview"],  # all of it; nothing imports the command line
+}
+
+TORCH_FREE = [
+    "longview.cli",
+    "longview.labels",
+    "longview.ranking",
+    "longview.predictions",
+    "longview.evaluate",
+    "longview.submission",
+    "longview.data.prepare",
+    "longview.data.phantom",
+    "longview.data.transforms",
+]
+
+
+def modules(root):
+    for file in sorted((root / "src" / "longview").rglob("*.py")):
+        parts = file.relative_to(root / "src").with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), file
+
+
+def rule_of(module):
+    while module not in ALLOWED and "." in module:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                yield node.module, alias.name
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, ""
+
+
+def within(module, prefix):
+    return module == prefix or module.startswith(prefix + ".")
+
+
+def test_every_import_goes_down(project_root):
+    wrong = []
+    for module, file in modules(project_root):
+        rule = rule_of(module)
+        if rule in {"longview", "longview.data"} and module != rule:
+            wrong.append(f"{module} has no place in the order of layers")
+            continue
+        for target, name in imports(file):
+            if not within(target, "longview"):
+                continue
+            full = f"{target}.{name}"
+            places = [target] if any(full == other for other, _ in modules(project_root)) is False else [full]
+            for place in places:
+                own_package = within(place, rule) and rule not in {"longview", "longview.data"}
+                allowed = place == "longview" or own_package
+                if not allowed and not any(within(place, prefix) for prefix in ALLOWED[rule]):
+                    wrong.append(f"{module} imports {place}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_tools_start_without_torch(module):
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'timm')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

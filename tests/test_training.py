@@ -1,0 +1,321 @@
+"""The real command line on a small store: fit, test, predict, resume, two processes, kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+
+from longview import InputError
+from longview.cli import main
+from longview.labels import LabelSet
+from longview.tasks import load, read_checkpoint
+
+NAMES = LabelSet.load(ROOT / "configs/labels/nih.yaml").names
+TINY = ["--config", str(ROOT / "configs/experiment/nih_1000.yaml"), "--data.image_size=32", "--data.batch_size=4",
+        "--data.num_workers=0", "--model.network.init_args.encoder.init_args.name=test_resnet",
+        "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+        "--trainer.log_every_n_steps=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(make_store):
+    return make_store(NAMES)
+
+
+def fit(store, root, *extra):
+    main(["fit", *TINY, "--test_after_fit=false", f"--data.stores={store}", f"--trainer.default_root_dir={root}", *extra])
+    return root / "nih_1000" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def run_folder(store, tmp_path_factory):
+    return fit(store, tmp_path_factory.mktemp("run"), "--trainer.max_epochs=2", "--test_after_fit=true")
+
+
+def failure(arguments, capsys):
+    """Exit code and standard error of a command that must fail."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code, capsys.readouterr().err
+
+
+# ---- what a run leaves -----------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_its_configuration_figures_and_checkpoints(run_folder):
+    assert (run_folder / "fit.yaml").is_file()
+    assert {file.name for file in (run_folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    figures = pd.read_csv(run_folder / "metrics.csv")
+    for key in ("train/loss", "val/loss", "val/map", "val/auroc", "val/map_head", "test/map", "test/auroc"):
+        assert np.isfinite(figures[key].dropna()).all() and figures[key].notna().any(), key
+
+
+def test_tensorboard_gets_scalars_bars_and_images(run_folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_folder))
+    events.Reload()
+    assert {"train/loss", "val/map", "val/auroc", "test/map"} <= set(events.Tags()["scalars"])
+    assert {"val/labels", "val/images"} <= set(events.Tags()["images"])
+
+
+def test_the_checkpoint_is_plain_data_that_loads_alone(run_folder, store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # nothing relative to the checkout is needed
+    path = run_folder / "checkpoints/best.ckpt"
+    part = torch.load(path, map_location="cpu", weights_only=True)["longview"]
+    assert part["preprocessing"] == {"size": 32, "resize": "squash"}
+    assert part["config"]["data"]["init_args"]["stores"] == str(store)
+    task = load(path)
+    assert task.labels.names == NAMES
+    assert not task.training
+    assert float(task.observed.max()) > 0
+
+
+def test_a_table_of_results_is_printed_at_the_end(store, tmp_path, capsys):
+    fit(store, tmp_path, "--trainer.max_epochs=1", "--test_after_fit=true")
+    out = capsys.readouterr().out
+    assert "Best validation" in out and "Test" in out
+    assert all(name in out for name in NAMES)
+    assert "AUROC" in out and "predict --ckpt_path" in out
+
+
+# ---- predict ---------------------------------------------------------------------------------------------------
+
+
+def predict(run_folder, output, *extra):
+    main(["predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={output}",
+          "--trainer.enable_progress_bar=false", *extra])  # fmt: skip
+    return pd.read_parquet(output) if output.suffix == ".parquet" else pd.read_csv(output, dtype={"patient_id": str})
+
+
+def test_predict_needs_only_the_checkpoint(run_folder, store, tmp_path):
+    table = predict(run_folder, tmp_path / "p.parquet")
+    truth = pd.read_parquet(store / "manifest.parquet").query("split == 'test'")
+    assert sorted(table["image_id"]) == sorted(truth["image_id"])
+    assert list(table.columns) == ["patient_id", "study_id", "image_id", *NAMES]
+    assert table[NAMES].to_numpy().min() >= 0 and table[NAMES].to_numpy().max() <= 1
+
+
+def test_the_figures_of_test_and_of_evaluate_are_the_same(run_folder, store, tmp_path):
+    predict(run_folder, tmp_path / "p.parquet")
+    main(["evaluate", "--predictions", str(tmp_path / "p.parquet"), "--truth", str(store), "--output", str(tmp_path / "e")])
+    metrics = json.loads((tmp_path / "e/metrics.json").read_text())
+    figures = pd.read_csv(run_folder / "metrics.csv")
+    assert metrics["map"] == pytest.approx(figures["test/map"].dropna().item(), abs=1e-6)
+    assert metrics["auroc"] == pytest.approx(figures["test/auroc"].dropna().item(), abs=1e-6)
+
+
+def test_the_command_line_wins_over_the_checkpoint(run_folder, tmp_path):
+    plain = predict(run_folder, tmp_path / "a.parquet")
+    flipped = predict(run_folder, tmp_path / "b.parquet", "--model.flip_tta=true", "--data.predict_split=test")
+    assert not np.allclose(plain[NAMES], flipped[NAMES])
+    everything = predict(run_folder, tmp_path / "c.parquet", "--data.predict_split=all")
+    assert len(everything) > len(plain)
+
+
+def test_files_are_predicted_like_the_store_made_of_them(run_folder, store, tmp_path):
+    from longview.data.store import Store
+
+    whole = Store(store)
+    films = tmp_path / "films"
+    films.mkdir()
+    for row in range(5):
+        cv2.imwrite(str(films / f"{whole.manifest.table['image_id'][row]}.png"), whole.image(row))
+    files = predict(run_folder, tmp_path / "files.parquet", f"--data.stores={films}").set_index("image_id")[NAMES]
+    stored = predict(run_folder, tmp_path / "all.parquet", "--data.predict_split=all").set_index("image_id")[NAMES]
+    files.index = [name.removesuffix(".png") for name in files.index]
+    assert len(files) == 5
+    np.testing.assert_allclose(files, stored.loc[files.index], atol=1e-6)
+
+
+def test_csv_output(run_folder, tmp_path):
+    table = predict(run_folder, tmp_path / "p.csv")
+    assert set(table["patient_id"].str.len()) == {3}  # 001 stays 001
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_store_names_the_command_that_makes_it(tmp_path, capsys):
+    code, err = failure(["fit", *TINY, f"--data.stores={tmp_path}/none", f"--trainer.default_root_dir={tmp_path}"], capsys)
+    assert code == 2 and f"{tmp_path}/none does not exist" in err and "main.py prepare" in err
+    assert "Traceback" not in err
+
+
+def test_a_mistyped_key_is_named(store, tmp_path, capsys):
+    overlay = tmp_path / "typo.yaml"
+    overlay.write_text("trainer:\n  max_epoch: 3\n")
+    code, err = failure(["fit", *TINY, "--config", str(overlay)], capsys)
+    assert code == 2 and "max_epoch" in err and "Traceback" not in err
+
+
+def test_a_mistyped_class_is_named(tmp_path, capsys):
+    overlay = tmp_path / "typo.yaml"
+    overlay.write_text("model:\n  init_args:\n    loss:\n      class_path: longview.losses.ALS\n")
+    code, err = failure(["fit", *TINY, "--config", str(overlay)], capsys)
+    assert code == 2 and "ALS" in err and "Traceback" not in err
+
+
+def test_fit_without_a_configuration_says_what_is_needed(capsys):
+    code, err = failure(["fit"], capsys)
+    assert code == 2 and err == "error: fit needs --config FILE\n"
+
+
+def test_predict_without_a_checkpoint_says_what_is_needed(capsys):
+    code, err = failure(["predict", "--output", "p.parquet"], capsys)
+    assert code == 2 and "--ckpt_path" in err
+
+
+def test_a_checkpoint_that_is_none_is_refused_by_name(tmp_path, capsys):
+    path = tmp_path / "notes.ckpt"
+    path.write_text("not a checkpoint")
+    code, err = failure(["predict", f"--ckpt_path={path}"], capsys)
+    assert code == 2 and str(path) in err and "is not a checkpoint" in err
+
+
+def test_a_checkpoint_of_another_network_is_refused(run_folder, store, tmp_path, capsys):
+    code, err = failure(["test", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
+                         "--model.network.init_args.encoder.init_args.name=test_vit",
+                         f"--ckpt_path={run_folder}/checkpoints/best.ckpt"], capsys)  # fmt: skip
+    assert code == 2 and "does not fit the configured network" in err
+
+
+def test_an_output_of_another_kind_is_refused_before_predicting(run_folder, capsys):
+    code, err = failure(["predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", "--output=p.xlsx"], capsys)
+    assert code == 2 and "p.xlsx" in err
+
+
+def test_a_full_disk_while_predicting_leaves_no_output(run_folder, tmp_path, monkeypatch, capsys):
+    import longview.predictions as predictions
+
+    def full(table, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(predictions, "write_table", full)
+    code, err = failure(["predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={tmp_path}/p.parquet",
+                         "--trainer.enable_progress_bar=false"], capsys)  # fmt: skip
+    assert code == 1 and "No space left on device" in err
+    assert not (tmp_path / "p.parquet").exists()
+
+
+# ---- resume ----------------------------------------------------------------------------------------------------
+
+
+def losses(folder):
+    table = pd.read_csv(folder / "metrics.csv").dropna(subset="train/loss")
+    return table.set_index("step")["train/loss"]
+
+
+@pytest.fixture(scope="module")
+def dropout_run(store, tmp_path_factory):
+    """Three epochs without interruption, with dropout, two workers and augmentation."""
+    root = tmp_path_factory.mktemp("whole")
+    folder = fit(store, root, *DROPOUT, "--trainer.max_epochs=3", "--data.num_workers=1")
+    return folder
+
+
+DROPOUT = ["--model.network.init_args.decoder.init_args.dropout=0.5", "--checkpoint.every_n_train_steps=1",
+           "--checkpoint.save_top_k=-1", "--checkpoint.filename={step}", "--checkpoint.monitor=null"]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_a_run_resumed_at_any_step_has_the_loss_curve_of_one_that_was_not_interrupted(step, dropout_run, store, tmp_path):
+    whole = losses(dropout_run)
+    per_epoch = len(whole) // 3
+    assert per_epoch >= 4
+    checkpoint = next((dropout_run / "checkpoints").glob(f"*{step}.ckpt"))
+    assert read_checkpoint(checkpoint)["global_step"] == step
+    folder = fit(store, tmp_path, *DROPOUT, "--trainer.max_epochs=3", f"--ckpt_path={checkpoint}")
+    resumed = losses(folder)
+    assert resumed.index.tolist() == whole.index[step:].tolist()
+    np.testing.assert_allclose(resumed, whole.iloc[step:], rtol=1e-6)
+
+
+# ---- two processes ---------------------------------------------------------------------------------------------
+
+
+def launch(*arguments, wait=True):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PL_DISABLE_FORK": "1"}
+    process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *arguments], cwd=ROOT, env=environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    if not wait:
+        return process
+    out, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def test_two_processes_train_test_and_predict_like_one(run_folder, store, tmp_path):
+    """The same global batch: losses and figures to 1e-5, predictions complete and unique."""
+    deterministic = ["--trainer.max_epochs=1", "--model.network.init_args.decoder.init_args.dropout=0",
+                     "--test_after_fit=true", "--trainer.sync_batchnorm=false",
+                     "--model.network.init_args.encoder.init_args.name=test_vit"]  # fmt: skip
+    one = fit(store, tmp_path / "one", *deterministic)
+    launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}/two", *deterministic, *TWO,
+           "--data.batch_size=2")  # fmt: skip
+    first, second = (pd.read_csv(folder / "metrics.csv") for folder in (one, tmp_path / "two/nih_1000/version_0"))
+    for key in ("val/loss", "val/map", "val/auroc", "test/loss", "test/map", "test/auroc"):
+        assert second[key].dropna().item() == pytest.approx(first[key].dropna().item(), abs=1e-4), key
+    launch("predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={tmp_path}/two.parquet",
+           "--data.predict_split=all", *TWO, "--trainer.accelerator=cpu")  # fmt: skip
+    alone = predict(run_folder, tmp_path / "one.parquet", "--data.predict_split=all")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two.parquet"), alone, atol=1e-6)
+
+
+# ---- kills -----------------------------------------------------------------------------------------------------
+
+
+def kill_when(process, condition):
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if condition():
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return
+        time.sleep(0.02)
+    out = process.communicate()[0] if process.poll() is not None else "it did not get there"
+    pytest.fail(f"the process was not killed in time: {out[-2000:]}")
+
+
+def test_a_killed_fit_leaves_whole_checkpoints_and_goes_on(store, tmp_path):
+    folder = tmp_path / "nih_1000/version_0/checkpoints"
+    process = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
+                     "--trainer.max_epochs=500", wait=False)  # fmt: skip
+    kill_when(process, lambda: (folder / "last.ckpt").exists() and (folder / "best.ckpt").exists())
+    for name in ("last.ckpt", "best.ckpt"):
+        read_checkpoint(folder / name)
+    epoch = read_checkpoint(folder / "last.ckpt")["epoch"]
+    resumed = ["fit", f"--ckpt_path={folder}/last.ckpt", f"--trainer.max_epochs={epoch + 2}"]  # no --config needed
+    main(resumed)
+    assert (tmp_path / "nih_1000/version_1/checkpoints/last.ckpt").is_file()
+
+
+def test_a_killed_predict_leaves_nothing_under_the_outputs_name(run_folder, store, tmp_path):
+    output = tmp_path / "p.parquet"
+    process = launch("predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={output}",
+                     "--data.predict_split=all", "--data.batch_size=1", wait=False)  # fmt: skip
+    kill_when(process, lambda: (tmp_path / "p.parquet.partial").exists())
+    assert not output.exists()
+    table = predict(run_folder, output, "--data.predict_split=all")
+    assert len(table) == len(pd.read_parquet(store / "manifest.parquet"))
+    assert not (tmp_path / "p.parquet.partial").exists()
+
+
+def test_prediction_of_an_unknown_kind_of_path_is_an_input_error(run_folder):
+    from longview.training import with_checkpoint
+
+    with pytest.raises(InputError, match=r"no\.ckpt does not exist"):
+        with_checkpoint(["predict", "--ckpt_path", "no.ckpt"])
