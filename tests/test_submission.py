@@ -185,3 +185,32 @@ def test_the_zip_holds_the_csv_and_the_code_and_is_the_same_each_time(run, tmp_p
     with pytest.raises(InputError, match="does not exist"):
         run(predictions(), template("2024"), code=tmp_path / "absent")
     assert archive.read_bytes() == first
+
+
+def store_of(tmp_path, views=2):
+    table = predictions(views=views)
+    manifest = table[["patient_id", "study_id", "image_id"]].assign(
+        source="cxr-lt-2024", view="PA", path=table["image_id"] + ".jpg", Hernia=1.0, Mass=np.nan
+    )
+    manifest["split"] = np.where(manifest["patient_id"].isin(manifest["patient_id"].unique()[:2]), "test", "train")
+    folder = tmp_path / "store"
+    folder.mkdir()
+    manifest.to_parquet(folder / "manifest.parquet")
+    return folder, manifest
+
+
+def test_a_store_is_a_template_of_its_test_images(tmp_path):
+    folder, manifest = store_of(tmp_path)
+    predictions().to_csv(tmp_path / "p.csv", index=False)
+    submit(tmp_path / "p.csv", folder, tmp_path / "out")
+    result = pd.read_csv(tmp_path / "out/submission.csv")
+    assert list(result.columns) == ["dicom_id", "Hernia", "Mass"]
+    assert result["dicom_id"].tolist() == manifest.query("split == 'test'")["image_id"].tolist()
+    np.testing.assert_allclose(result["Hernia"], [score(0, 0, 3)] * 2 + [score(1, 0, 3)] * 2, rtol=1e-6)
+
+
+def test_a_store_without_the_split_is_refused_with_those_it_has(tmp_path):
+    folder, _ = store_of(tmp_path)
+    predictions().to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(InputError, match=r"no images of --split val; it has test, train"):
+        submit(tmp_path / "p.csv", folder, tmp_path / "out", split="val")

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from longview import InputError
-from longview.data.manifest import read_table
+from longview.data.manifest import Manifest, read_table
 from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
 from longview.labels import Label, LabelSet
 from longview.outputs import staged
@@ -41,6 +41,7 @@ def submit(
     labels: Path | None = None,
     code: Path | None = None,
     name: str = "submission",
+    split: str = "test",
 ) -> None:
     """Write a challenge submission: a CSV with the template's ids and labels, and the zip to upload.
 
@@ -55,16 +56,17 @@ def submit(
 
     Args:
         predictions: Table that `predict` wrote, per image or per study; it may hold more images and labels.
-        template: The challenge's .csv: image ids, then one column per label.
+        template: The challenge's .csv: image ids, then one column per label. A store where there is no challenge.
         output: Folder for NAME.csv and NAME.zip.
         manifest: Store, or table with image_id and study_id, that tells the study of each image.
         labels: Label set whose aliases match the template's label columns to the predicted ones.
         code: Folder (or file) to put into the zip as `code/`, which the CXR-LT challenges ask for.
         name: Name of the two files, without ending.
+        split: Which part's images are submitted where the template is a store.
     """
     table = read_predictions(predictions)
     _refuse_thresholded(table, predictions)
-    sample = read_table(template, text=[*text_columns(), *PATH_COLUMNS])
+    sample = read_template(template, split)
     image_column = next((column for column in IMAGE_COLUMNS if column in sample.columns), None)
     if image_column is None:
         raise InputError(f"{template} has no image column ({', '.join(IMAGE_COLUMNS)}); it has {some(sample.columns)}")
@@ -82,6 +84,23 @@ def submit(
         write_zip(file.with_suffix(".zip"), file, code)
     message = f"{len(result):,} images x {len(columns)} labels: {output / name}.csv and .zip"
     Console().print(message, soft_wrap=True)
+
+
+def read_template(template: Path, split: str) -> pd.DataFrame:
+    """Read a challenge's sample, or make one from a store: the images of one split and the store's labels.
+
+    Raises:
+        InputError: Where it cannot be read, or where the store has no such split.
+    """
+    if not template.is_dir():
+        return read_table(template, text=[*text_columns(), *PATH_COLUMNS])
+    manifest = Manifest.read(template)
+    table = manifest.table[manifest.table["split"] == split]
+    if table.empty:
+        parts = ", ".join(sorted(manifest.table["split"].unique()))
+        raise InputError(f"{template} has no images of --split {split}; it has {parts}")
+    sample = table[["image_id", "study_id", *manifest.labels]].rename(columns={"image_id": "dicom_id"})
+    return sample.reset_index(drop=True)
 
 
 def match_labels(

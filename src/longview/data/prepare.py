@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
@@ -53,6 +53,10 @@ def prepare(
     labels: Path | None = None,
     table: Path | None = None,
     columns: dict[str, str] | None = None,
+    uncertain: Literal["error", "zero", "one", "ignore"] | None = None,
+    unknown: Literal["error", "ignore"] | None = None,
+    task: Literal[1, 2, 3] | None = None,
+    development: Literal["val", "test", "ignore"] | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -70,7 +74,7 @@ def prepare(
     be read are listed in `rejected.csv` of the store with the reason, and left out of its manifest.
 
     Args:
-        source: Layout of the raw data: nih, covid-chestxray, cxr-lt-2024, table (your own CSV) or folder.
+        source: Layout of the raw data: nih, covid-chestxray, cxr-lt-2024, phantom, table (your own CSV) or folder.
         root: Folder of the raw data.
         output: Folder of the store to make; it must lie outside of the root.
         size: Side of the square images in pixels; train at this size or below.
@@ -80,6 +84,10 @@ def prepare(
         labels: Label set to align to, a YAML file or a name in configs/labels; default: the source's own.
         table: CSV or parquet file with paths and labels, for source table.
         columns: Which column is what, for source table: '{"path": "file", "patient_id": "mrn"}'.
+        uncertain: What -1 in a label becomes, for source table: zero, one or ignore (empty); default: an error.
+        unknown: Findings outside of the labels, for nih and covid-chestxray: error (default) or ignore.
+        task: Which task's files to read, for cxr-lt-2024; default: those that fit the labels.
+        development: What the development images are, for cxr-lt-2024: val (default), test or ignore.
         val_fraction: Share for validation, by patient, where the data set has no official validation part.
         test_fraction: Share for testing, by patient, of images without an official split.
         seed: Seed of the division into splits.
@@ -89,8 +97,10 @@ def prepare(
         overwrite: Replace a store of other settings; the old one stays until the new one is whole.
     """
     label_set = None if labels is None else LabelSet.load(labels)
-    manifest = open_source(source, root, label_set, table=table, columns=columns).read()
+    given = {"uncertain": uncertain, "unknown": unknown, "task": task, "development": development}
+    manifest = open_source(source, root, label_set, table=table, columns=columns, **given).read()
     options: dict[str, Any] = {"source": source, "labels": None if labels is None else str(labels)}
+    options |= {name: value for name, value in given.items() if value is not None}
     if source_class(source).assign:
         manifest = assign_splits(manifest, val_fraction, test_fraction, seed)
         options |= {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
