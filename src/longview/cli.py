@@ -116,13 +116,23 @@ def tool(name: str) -> Callable[..., None]:
     return found
 
 
-def _run_tool(name: str, arguments: list[str]) -> None:
+def _log_to_terminal() -> None:
+    """Send what the package and Lightning log to standard error, in one form."""
     import logging
 
-    from jsonargparse import auto_cli
+    from rich.console import Console
     from rich.logging import RichHandler
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    # Lightning advertises a logger of its own in every run
+    handler.addFilter(lambda record: "litlogger" not in record.getMessage())
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+
+
+def _run_tool(name: str, arguments: list[str]) -> None:
+    from jsonargparse import auto_cli
+
+    _log_to_terminal()
     function = tool(name)
     auto_cli(
         function, args=as_options(function, arguments), as_positional=False, prog=f"main.py {name}", allow_abbrev=False
@@ -154,6 +164,7 @@ def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]
 def _run_training(arguments: list[str]) -> LongviewCLI:
     # idle OpenMP threads that spin slow down data loading and each other; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _log_to_terminal()
     from longview.training import run
 
     return run(arguments)

@@ -75,6 +75,7 @@ class ClassificationTask(pl.LightningModule):
         self.compile_network = compile
         self.run_config: dict[str, Any] = {}
         self.scores: dict[str, LabelScores] = {}
+        self._skipped: dict[str, list[str]] = {}
         self.configure_metrics()
         size = len(labels.names)
         self.register_buffer("positives", torch.zeros(size))
@@ -190,7 +191,8 @@ class ClassificationTask(pl.LightningModule):
         self.scores[stage] = scores
         summary = summarise(self.labels.names, scores, self.label_groups())
         skipped = summary["skipped"]
-        if skipped and not self.trainer.sanity_checking:
+        if skipped and not self.trainer.sanity_checking and self._skipped.get(stage) != skipped:
+            self._skipped[stage] = skipped  # said once, not at every validation
             log.info("%s: without positives or without negatives, left out: %s", stage, ", ".join(skipped))
         means = {key: value for key, value in summary.items() if isinstance(value, float) and not math.isnan(value)}
         values = {f"{stage}/{key}": value for key, value in means.items()}

@@ -212,7 +212,7 @@ class StudyData(L.LightningDataModule):
         self._epoch += done == 0
         # A batch that was begun when the run failed counts as never begun. Lightning corrects this epoch's counts
         # only, and would misread the next checkpoint, taking that batch for one that had no `on_train_batch_end`.
-        pass
+        progress.total.ready = progress.total.started = progress.total.processed
         return self._epoch, done
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002  # Lightning's signature

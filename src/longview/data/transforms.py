@@ -52,7 +52,7 @@ class Augment:
         crop: Range of the area of a square crop at a random place, as a share of the film; the crop fills the
             output.
         flip: Probability of a left-right flip, in [0, 1].
-        brightness: Largest change of brightness, as a share of the full range, either way.
+        brightness: Largest relative change of brightness, either way; a factor, so that dark lungs keep their detail.
         contrast: Largest relative change of contrast about middle grey, either way.
 
     Raises:
@@ -112,7 +112,7 @@ class Augment:
         contrast = self.contrast * (2.0 * draws[8] - 1.0)
         brightness = self.brightness * (2.0 * draws[9] - 1.0)
         if contrast or brightness:
-            cv2.LUT(out, _table(1.0 + contrast, 255.0 * brightness), dst=out)
+            cv2.LUT(out, _table(1.0 + contrast, 1.0 + brightness), dst=out)
         return out
 
     def _matrix(self, stored: int, size: int, step: float, draws: list[float]) -> npt.NDArray[np.float64]:
@@ -145,9 +145,11 @@ def _between(bounds: tuple[float, float], share: float) -> float:
     return bounds[0] + (bounds[1] - bounds[0]) * share
 
 
-def _table(gain: float, offset: float) -> Pixels:
-    """The 256 results of contrast about middle grey and brightness, rounded and clipped."""
-    table: Pixels = np.clip(_GREYS * gain + (127.5 - 127.5 * gain + offset + 0.5), 0, 255).astype(np.uint8)
+def _table(contrast: float, brightness: float) -> Pixels:
+    """The 256 results of brightness and then contrast about middle grey, rounded and clipped."""
+    table: Pixels = np.clip(_GREYS * (brightness * contrast) + (127.5 - 127.5 * contrast + 0.5), 0, 255).astype(
+        np.uint8
+    )
     return table
 
 
