@@ -1,11 +1,14 @@
 """Every file under configs/ goes through the real command line, with a tiny encoder and tiny films."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
-from conftest import ROOT
 from longview.cli import main
 from longview.labels import LabelSet
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = [CONFIGS / "demo.yaml", *sorted((CONFIGS / "experiment").glob("*.yaml"))]

@@ -53,9 +53,7 @@ def example(**aliases):
 
 class TestShippedFiles:
     def test_every_file_has_its_number_of_labels(self, shipped):
-        assert {
-            name: (len(labels.names), len(labels.unseen_names)) for name, labels in shipped.items()
-        } == SIZES
+        assert {name: (len(labels.names), len(labels.unseen_names)) for name, labels in shipped.items()} == SIZES
 
     def test_a_set_is_named_like_its_file_and_says_where_it_comes_from(self, shipped, project_root):
         for name, labels in shipped.items():
@@ -157,9 +155,7 @@ class TestShippedFiles:
     def test_every_finding_of_the_real_files_has_its_label(self, shipped, shared_data):
         with (shared_data / "nih-1000/Data_Entry_2017.csv").open(newline="") as file:
             nih = {part for row in csv.DictReader(file) for part in row["Finding Labels"].split("|")}
-        assert {shipped["nih"].canonical(part, "nih") for part in nih - {"No Finding"}} == set(
-            shipped["nih"].names
-        )
+        assert {shipped["nih"].canonical(part, "nih") for part in nih - {"No Finding"}} == set(shipped["nih"].names)
         with (shared_data / "nih-1000/BBox_List_2017.csv").open(newline="") as file:
             boxes = {row["Finding Label"] for row in csv.DictReader(file)}
         assert all(shipped["nih"].canonical(part, "nih") for part in boxes)
@@ -275,9 +271,7 @@ class TestAlign:
 
     def test_the_error_lists_both_sides(self):
         with pytest.raises(InputError) as caught:
-            LabelSet.load("nih").align(
-                ["Cardiomegally", *LabelSet.load("nih").names[2:]], context="truth.csv"
-            )
+            LabelSet.load("nih").align(["Cardiomegally", *LabelSet.load("nih").names[2:]], context="truth.csv")
         message = str(caught.value)
         assert "truth.csv" in message
         assert "labels without a column: Atelectasis, Cardiomegaly;" in message
@@ -365,9 +359,7 @@ class TestCommandLine:
         assert labels == linked == LabelSet("mine", [Label("Mass"), Label("Nodule", prompts=["a spot"])])
 
     def test_a_path_on_the_command_line_overrides_it(self, parse, experiment, project_root):
-        labels, linked, _ = parse(
-            f"--config={experiment}", f"--data.labels={project_root}/configs/labels/nih.yaml"
-        )
+        labels, linked, _ = parse(f"--config={experiment}", f"--data.labels={project_root}/configs/labels/nih.yaml")
         assert labels == linked == LabelSet.load("nih")
 
     def test_a_saved_config_holds_the_labels_themselves(self, parse, experiment, tmp_path):

@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from jsonargparse import auto_cli, capture_parser
 
-from conftest import ROOT
 from longview import cli
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(?:bash|sh)\n(.*?)```", TEXT, flags=re.DOTALL)

@@ -6,24 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
 
 from longview import InputError
 from longview.cli import main
 from longview.labels import LabelSet
 from longview.tasks import load, read_checkpoint
 
+ROOT = Path(__file__).resolve().parents[1]
+
 NAMES = LabelSet.load(ROOT / "configs/labels/nih.yaml").names
 TINY = ["--config", str(ROOT / "configs/experiment/nih_1000.yaml"), "--data.image_size=32", "--data.batch_size=4",
         "--data.num_workers=0", "--model.network.init_args.encoder.init_args.name=test_resnet",
-        "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
-        "--trainer.log_every_n_steps=1"]  # fmt: skip
+        "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,9 @@ def store(make_store):
 
 
 def fit(store, root, *extra):
-    main(["fit", *TINY, "--test_after_fit=false", f"--data.stores={store}", f"--trainer.default_root_dir={root}", *extra])
+    main(
+        ["fit", *TINY, "--test_after_fit=false", f"--data.stores={store}", f"--trainer.default_root_dir={root}", *extra]
+    )
     return root / "nih_1000" / "version_0"
 
 
@@ -108,7 +112,17 @@ def test_predict_needs_only_the_checkpoint(run_folder, store, tmp_path):
 
 def test_the_figures_of_test_and_of_evaluate_are_the_same(run_folder, store, tmp_path):
     predict(run_folder, tmp_path / "p.parquet")
-    main(["evaluate", "--predictions", str(tmp_path / "p.parquet"), "--truth", str(store), "--output", str(tmp_path / "e")])
+    main(
+        [
+            "evaluate",
+            "--predictions",
+            str(tmp_path / "p.parquet"),
+            "--truth",
+            str(store),
+            "--output",
+            str(tmp_path / "e"),
+        ]
+    )
     metrics = json.loads((tmp_path / "e/metrics.json").read_text())
     figures = pd.read_csv(run_folder / "metrics.csv")
     assert metrics["map"] == pytest.approx(figures["test/map"].dropna().item(), abs=1e-6)
@@ -147,7 +161,9 @@ def test_csv_output(run_folder, tmp_path):
 
 
 def test_a_missing_store_names_the_command_that_makes_it(tmp_path, capsys):
-    code, err = failure(["fit", *TINY, f"--data.stores={tmp_path}/none", f"--trainer.default_root_dir={tmp_path}"], capsys)
+    code, err = failure(
+        ["fit", *TINY, f"--data.stores={tmp_path}/none", f"--trainer.default_root_dir={tmp_path}"], capsys
+    )
     assert code == 2 and f"{tmp_path}/none does not exist" in err and "main.py prepare" in err
     assert "Traceback" not in err
 
@@ -220,8 +236,7 @@ def losses(folder):
 def dropout_run(store, tmp_path_factory):
     """Three epochs without interruption, with dropout, two workers and augmentation."""
     root = tmp_path_factory.mktemp("whole")
-    folder = fit(store, root, *DROPOUT, "--trainer.max_epochs=3", "--data.num_workers=1")
-    return folder
+    return fit(store, root, *DROPOUT, "--trainer.max_epochs=3", "--data.num_workers=1")
 
 
 DROPOUT = ["--model.network.init_args.decoder.init_args.dropout=0.5", "--checkpoint.every_n_train_steps=1",
@@ -229,7 +244,9 @@ DROPOUT = ["--model.network.init_args.decoder.init_args.dropout=0.5", "--checkpo
 
 
 @pytest.mark.parametrize("step", [2, 5, 8])
-def test_a_run_resumed_at_any_step_has_the_loss_curve_of_one_that_was_not_interrupted(step, dropout_run, store, tmp_path):
+def test_a_run_resumed_at_any_step_has_the_loss_curve_of_one_that_was_not_interrupted(
+    step, dropout_run, store, tmp_path
+):
     whole = losses(dropout_run)
     per_epoch = len(whole) // 3
     assert per_epoch >= 4
@@ -307,7 +324,7 @@ def test_a_killed_predict_leaves_nothing_under_the_outputs_name(run_folder, stor
     output = tmp_path / "p.parquet"
     process = launch("predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={output}",
                      "--data.predict_split=all", "--data.batch_size=1", wait=False)  # fmt: skip
-    kill_when(process, lambda: (tmp_path / "p.parquet.partial").exists())
+    kill_when(process, (tmp_path / "p.parquet.partial").exists)
     assert not output.exists()
     table = predict(run_folder, output, "--data.predict_split=all")
     assert len(table) == len(pd.read_parquet(store / "manifest.parquet"))

@@ -247,6 +247,7 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merge the shards on rank 0, after every process has closed its own."""
         assert self._shards is not None
+        assert trainer.predict_dataloaders is not None
         self._shards.close()
         trainer.strategy.barrier("longview_predictions_written")
         if trainer.is_global_zero:

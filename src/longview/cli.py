@@ -55,7 +55,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         dispatch(arguments)
     except InputError as error:
-        _complain(str(error), 2)
+        # one from a loader's worker process arrives with that process's traceback; its last line is the message
+        _complain(str(error).rpartition("longview.InputError: ")[2].strip(), 2)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}:
             _complain(f"{error.strerror}: {error.filename or 'while writing'}", 1)
@@ -145,7 +146,9 @@ def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]
     Hyphens in an option's name become underscores, and a yes-or-no option that stands alone is switched on.
     """
     switches = {
-        f"--{name}" for name, known in inspect.signature(function).parameters.items() if known.annotation in {bool, "bool"}
+        f"--{name}"
+        for name, known in inspect.signature(function).parameters.items()
+        if known.annotation in {bool, "bool"}
     }
     words: list[str] = []
     for index, word in enumerate(arguments):

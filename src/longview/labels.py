@@ -66,18 +66,14 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise InputError(
-                f"label set {self.name!r} has no (seen) labels; give `labels:` at least one entry"
-            )
+            raise InputError(f"label set {self.name!r} has no (seen) labels; give `labels:` at least one entry")
         owners: dict[str, str] = {}
         for label in self.labels:
             if not label.name.strip():
                 raise InputError(f"label set {self.name!r} has a label without a name")
             key = _normalise(label.name)
             if key in owners:
-                raise InputError(
-                    f"label set {self.name!r}: {owners[key]!r} and {label.name!r} are the same name"
-                )
+                raise InputError(f"label set {self.name!r}: {owners[key]!r} and {label.name!r} are the same name")
             owners[key] = label.name
         for source in sorted({source for label in self.labels for source in label.aliases}):
             self._build_lookup(source)
@@ -134,11 +130,7 @@ class LabelSet:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{file} is not readable as YAML: {error}") from error
         entries = data.get("labels") if isinstance(data, Mapping) else None
-        bare = (
-            [entry for entry in entries if not isinstance(entry, Mapping)]
-            if isinstance(entries, list)
-            else []
-        )
+        bare = [entry for entry in entries if not isinstance(entry, Mapping)] if isinstance(entries, list) else []
         if bare:  # jsonargparse, which reads the same files for `fit`, takes mappings only
             raise InputError(f"{file}: write a label as {{name: TEXT, ...}}, not {bare[0]!r}")
         return cls.from_dict(data, origin=str(file))
@@ -156,8 +148,7 @@ class LabelSet:
         unknown = set(data) - {"name", "labels", "description", "hierarchy"}
         if unknown:
             raise InputError(
-                f"{origin}: unknown keys {sorted(map(str, unknown))}; known: name, labels, description, "
-                f"hierarchy"
+                f"{origin}: unknown keys {sorted(map(str, unknown))}; known: name, labels, description, hierarchy"
             )
         return cls(
             name=data["name"],
@@ -220,11 +211,7 @@ class LabelSet:
         found: list[str] = []
         level = [name]
         while level:
-            level = [
-                up
-                for up, down in self.hierarchy.items()
-                if not set(down).isdisjoint(level) and up not in found
-            ]
+            level = [up for up, down in self.hierarchy.items() if not set(down).isdisjoint(level) and up not in found]
             found += level
         return found
 
@@ -264,9 +251,7 @@ class LabelSet:
             if name is None:
                 strange.append(column)
             elif name in found:
-                raise InputError(
-                    f"{context}: columns {found[name]!r} and {column!r} both stand for label {name!r}"
-                )
+                raise InputError(f"{context}: columns {found[name]!r} and {column!r} both stand for label {name!r}")
             else:
                 found[name] = column
         absent = [name for name in self.names if name not in found]
@@ -296,9 +281,7 @@ def _lists(value: Any, where: str) -> dict[str, list[str]]:
 def _texts(value: Any, where: str) -> list[str]:
     # a bare text would be taken apart into letters, and YAML reads `no` and `1` as other things than text
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(
-            f"{where} must be a list of texts, [like, this], found {value!r}; quote what is not text"
-        )
+        raise InputError(f"{where} must be a list of texts, [like, this], found {value!r}; quote what is not text")
     return list(value)
 
 
@@ -325,9 +308,7 @@ def find(path: str | Path) -> Path:
         InputError: Where there is none; the message lists the names that exist.
     """
     given = Path(path)
-    if (
-        given.is_file() and given.suffix
-    ):  # a folder or file that happens to be called `nih` does not hide the set
+    if given.is_file() and given.suffix:  # a folder or file that happens to be called `nih` does not hide the set
         return given
     folders = [Path("configs/labels"), Path(__file__).parent / "configs/labels"]
     folders.append(Path(__file__).parents[2] / "configs/labels")
@@ -336,9 +317,7 @@ def find(path: str | Path) -> Path:
         if len(given.parts) == 1 and candidate.is_file():
             return candidate
     known = sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
-    raise InputError(
-        f"no label set {str(path)!r}: give a YAML file or one of {', '.join(known) or '(none found)'}"
-    )
+    raise InputError(f"no label set {str(path)!r}: give a YAML file or one of {', '.join(known) or '(none found)'}")
 
 
 def groups(

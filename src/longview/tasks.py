@@ -126,7 +126,7 @@ class ClassificationTask(pl.LightningModule):
         """Optimizer steps of the whole run; infinite where neither epochs nor steps are limited."""
         trainer = self.trainer
         data = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "train_batches"):
+        if data is None or not hasattr(data, "train_batches"):
             return trainer.estimated_stepping_batches
         batches, limit = data.train_batches(), trainer.limit_train_batches
         batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)

@@ -221,9 +221,14 @@ def parse(arguments: list[str]) -> Any:
 
 def run(arguments: list[str]) -> LongviewCLI:
     """Build the command line for a Lightning verb and run it."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # its lines go where ours go, once
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # two loggers share the run's folder on purpose, and the folder is new
     warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
+    # a checkpoint's best path and callbacks are those of the run that made it, not of one that predicts or resumes
+    warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     # Lightning 2.6 calls older names of jsonargparse and torch
     warnings.filterwarnings("ignore", message=".*was deprecated in v4.49.0.*", module="jsonargparse|lightning")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -25,19 +25,14 @@ def cohort(seed, patients=400, rows=1000, labels=12, rarest=0.008):
 def random_split(patients, shares, seed):
     unique, of_row = np.unique(patients.astype(str), return_inverse=True)
     place = np.random.default_rng(seed).permutation(len(unique)) / len(unique)
-    return np.array(list(shares))[np.searchsorted(np.cumsum(list(shares.values())), place, side="right")][
-        of_row
-    ]
+    return np.array(list(shares))[np.searchsorted(np.cumsum(list(shares.values())), place, side="right")][of_row]
 
 
 def errors(targets, split, shares):
     """Relative error of each label's share in each split, (splits, L)."""
     total = np.nansum(targets, axis=0)
     return np.array(
-        [
-            np.abs(np.nansum(targets[split == name], axis=0) / total / share - 1)
-            for name, share in shares.items()
-        ]
+        [np.abs(np.nansum(targets[split == name], axis=0) / total / share - 1) for name, share in shares.items()]
     )
 
 
@@ -46,9 +41,7 @@ def who(patients, split):
 
 
 @settings(deadline=None, max_examples=15)
-@given(
-    seed=st.integers(0, 10_000), patients=st.integers(1, 60), labels=st.integers(0, 6), unknown=st.booleans()
-)
+@given(seed=st.integers(0, 10_000), patients=st.integers(1, 60), labels=st.integers(0, 6), unknown=st.booleans())
 def test_no_patient_is_in_two_splits_and_the_order_of_rows_does_not_matter(seed, patients, labels, unknown):
     ids, targets = cohort(seed, patients, rows=2 * patients, labels=labels, rarest=0.1)
     if unknown:
@@ -144,9 +137,7 @@ def test_unknown_targets_are_spread_too():
     assert (split_patients(ids, everything, SHARES, 0) == "val").mean() == pytest.approx(0.1, abs=0.002)
 
 
-@pytest.mark.parametrize(
-    "shares", [{"train": 0.5, "val": 0.4}, {"train": 1.2, "val": -0.2}, {"train": float("nan")}]
-)
+@pytest.mark.parametrize("shares", [{"train": 0.5, "val": 0.4}, {"train": 1.2, "val": -0.2}, {"train": float("nan")}])
 def test_shares_that_are_none_are_refused(shares):
     with pytest.raises(InputError, match="sum to 1"):
         split_patients(np.array(["a"]), np.zeros((1, 1)), shares, 0)

@@ -60,7 +60,7 @@ class ImageFiles:
 
     def _read(self, file: str) -> Pixels:
         size, policy = self.preprocessing.size, self.preprocessing.resize
-        return resize_image(read_image(self._root / file).pixels, size, policy)
+        return resize_image(read_image(self._root / file, min_size=size).pixels, size, policy)
 
     def _readable(self, manifest: Manifest) -> Manifest:
         def reason(file: str) -> str | None:

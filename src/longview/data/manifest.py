@@ -130,9 +130,7 @@ def read_table(path: str | Path, text: Collection[str] = ()) -> pd.DataFrame:
 
 def _read_csv(file: Path, text: Collection[str]) -> pd.DataFrame:
     separator = "\t" if ".tsv" in file.name.lower() else ","
-    header = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype="str", keep_default_na=False).iloc[
-        0
-    ]
+    header = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype="str", keep_default_na=False).iloc[0]
     named = header[header != ""]
     if named.duplicated().any():  # pandas would rename the second one, and it would pass for a further label
         raise InputError(f"{file} has the column {_first(named[named.duplicated()].unique())} twice")
@@ -211,9 +209,7 @@ def validate(table: pd.DataFrame, origin: str = "manifest") -> None:
     _validate_columns(table, origin)
     absent = [column for column in ID_COLUMNS if column not in table.columns]
     if absent:
-        raise InputError(
-            f"{origin} lacks the columns {', '.join(absent)}; it has {', '.join(map(str, table.columns))}"
-        )
+        raise InputError(f"{origin} lacks the columns {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
     _validate_ids(table, origin)
     for column, allowed in (("view", VIEWS), ("split", SPLITS)):
         strange = sorted(set(table[column].unique()) - set(allowed))
@@ -238,9 +234,7 @@ def _validate_columns(table: pd.DataFrame, origin: str) -> None:
     if numbers:
         raise InputError(f"{origin}: column names must be text, found {_first(numbers)}")
     if table.columns.has_duplicates:
-        raise InputError(
-            f"{origin}: columns stand twice: {_first(table.columns[table.columns.duplicated()])}"
-        )
+        raise InputError(f"{origin}: columns stand twice: {_first(table.columns[table.columns.duplicated()])}")
 
 
 def _validate_ids(table: pd.DataFrame, origin: str) -> None:
@@ -255,13 +249,9 @@ def _validate_ids(table: pd.DataFrame, origin: str) -> None:
     patients = table[["study_id", "patient_id"]].drop_duplicates()
     shared = patients["study_id"].duplicated()
     if shared.any():
-        raise InputError(
-            f"{origin}: studies of two patients: {_first(patients.loc[shared, 'study_id'].unique())}"
-        )
+        raise InputError(f"{origin}: studies of two patients: {_first(patients.loc[shared, 'study_id'].unique())}")
     assigned = table["split"] != "none"  # an image that was not assigned leaks nothing
     splits = table.loc[assigned, ["patient_id", "split"]].drop_duplicates()
     split = splits["patient_id"].duplicated()
     if split.any():
-        raise InputError(
-            f"{origin}: patients in two splits: {_first(splits.loc[split, 'patient_id'].unique())}"
-        )
+        raise InputError(f"{origin}: patients in two splits: {_first(splits.loc[split, 'patient_id'].unique())}")

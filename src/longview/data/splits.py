@@ -52,9 +52,7 @@ def split_patients(
         raise ValueError(f"{len(patients)} patients do not fit targets of shape {targets.shape}")
     _check_fractions(fractions)
     # largest first: the first of equals is taken below
-    names = sorted(
-        (name for name, share in fractions.items() if share > 0), key=lambda name: -fractions[name]
-    )
+    names = sorted((name for name, share in fractions.items() if share > 0), key=lambda name: -fractions[name])
     _, of_row = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     counts, labels = _patient_counts(of_row, targets)
     shares = np.array([fractions[name] for name in names])
@@ -104,9 +102,7 @@ def _stratify(
         waiting = np.flatnonzero(left)
         label = int(waiting[left[waiting].argmin()]) if len(waiting) else -1  # -1: rows, all that are left
         phase = np.flatnonzero(open_patients & (carrier[:, label] if label >= 0 else True))
-        phase = phase[
-            np.lexsort((shuffle[phase], -counts[phase, label]))
-        ]  # many rows first: few correct many
+        phase = phase[np.lexsort((shuffle[phase], -counts[phase, label]))]  # many rows first: few correct many
         later = int(open_patients.sum()) - len(phase)
         for remaining, patient in zip(range(len(phase), 0, -1), phase, strict=True):
             need = (fill + gain * counts[patient] / 2) @ weights[patient]  # half the growth of the distance
@@ -122,9 +118,7 @@ def _stratify(
     return result
 
 
-def assign_splits(
-    manifest: Manifest, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0
-) -> Manifest:
+def assign_splits(manifest: Manifest, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0) -> Manifest:
     """Give every image a split, whole patients at a time.
 
     Official splits stay, but for validation: where there is no `val`, a share of the patients of `train`
@@ -145,8 +139,7 @@ def assign_splits(
             raise InputError(f"{name} must be at least 0 and below 1, not {fraction}")
     if val_fraction + test_fraction >= 1:
         raise InputError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing for training; "
-            f"lower one"
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing for training; lower one"
         )
     table = manifest.table.copy()
     split = table["split"].to_numpy(dtype=object)
@@ -154,9 +147,7 @@ def assign_splits(
     targets = manifest.targets(manifest.labels)
     known = dict(zip(patients[split != "none"], split[split != "none"], strict=True))
     split = np.array([known.get(patient, "none") for patient in patients], dtype=object)
-    pools = [
-        ("none", {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction})
-    ]
+    pools = [("none", {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction})]
     if "val" not in known.values():
         pools.append(("train", {"train": 1 - val_fraction, "val": val_fraction}))
     for (pool, fractions), rows in [(entry, split == entry[0]) for entry in pools]:

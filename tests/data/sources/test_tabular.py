@@ -194,3 +194,12 @@ def test_a_folder_is_listed_in_order_with_ids_from_the_paths(tmp_path):
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path):
     with pytest.raises(InputError, match=r"no images in .*looked for .*\.png"):
         open_source("folder", tmp_path).read()
+
+
+def test_ids_in_columns_of_any_known_name_keep_their_zeros(tmp_path):
+    (tmp_path / "table.csv").write_text("patient,study,file,Mass\n007,010,a.png,1\n008,011,b.png,0\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    table = open_source("table", tmp_path, table="table.csv").read().table
+    assert table["patient_id"].to_list() == ["007", "008"]
+    assert table["study_id"].to_list() == ["010", "011"]

@@ -87,6 +87,9 @@ class Table(Source):
         raw = read_table(file, text=self.columns.values())
         raw.columns = raw.columns.astype("str")
         roles = self._roles(raw, file)
+        if any(pd.api.types.is_numeric_dtype(raw[column]) for column in roles.values()):
+            raw = read_table(file, text=roles.values())  # ids that look like numbers: 007 stays 007
+            raw.columns = raw.columns.astype("str")
         used = list(roles.values())
         table = self._ids(raw, roles, file)
         kept = [name for name in raw.columns if name.startswith(META_PREFIX) and name not in used]
