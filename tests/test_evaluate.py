@@ -127,6 +127,19 @@ def test_study_predictions_are_scored_once_per_study(run):
     assert (report["level"], report["rows"]) == ("study", 10)
 
 
+@pytest.mark.parametrize(("level", "group"), [("study", "medium"), ("image", "head")])
+def test_groups_count_what_was_trained_on(run, level, group):
+    """One of 30 training studies has the label and half of all their images: 3 % of the studies, 52 % of the images."""
+    table = manifest(patients=40, views=1)
+    many = pd.concat([table.iloc[[0]]] * 31, ignore_index=True)
+    many["image_id"] = [f"m{i}" for i in range(31)]
+    table["Mass"] = np.float32(0)
+    table.loc[table["split"] == "test", "Mass"] = (np.arange(10) % 2).astype(np.float32)
+    table = pd.concat([table.iloc[1:], many.assign(Mass=np.float32(1))], ignore_index=True)
+    metrics = run(predicted(table[table["split"] == "test"], level), table)
+    assert {row["label"]: row["group"] for row in metrics["per_label"]}["Mass"] == group
+
+
 def test_images_of_a_study_that_disagree_are_named(run):
     truth = manifest().query("split == 'test'").reset_index(drop=True)
     truth.loc[4, "Nodule"] = 1 - truth.loc[4, "Nodule"]

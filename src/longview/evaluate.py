@@ -136,7 +136,7 @@ def _groups(train: Truth, matched: Match, labels: LabelSet | None, must_group: b
     if labels:
         columns = {name: column for column in known if (name := labels.canonical(column)) in columns}
     present = {name: columns[name] for name in matched.names if columns.get(name) in known}
-    found = training_groups(train, list(present), list(present.values()))
+    found = training_groups(train, list(present), list(present.values()), matched.level)
     if found is None and must_group:
         raise InputError(f"--train {train.file} has a column `split`, but no row of it is `train`")
     return found or {}

@@ -157,13 +157,16 @@ def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = Non
     return Match(level, names, columns, scores, targets, splits, extra, unscored, unpredicted)
 
 
-def training_groups(truth: Truth, names: Sequence[str], columns: Sequence[str]) -> dict[str, list[str]] | None:
+def training_groups(
+    truth: Truth, names: Sequence[str], columns: Sequence[str], level: Level = "image"
+) -> dict[str, list[str]] | None:
     """Head, medium and tail by the prevalence among a table's training rows (all, where it has no `split`).
 
     Args:
         truth: One row per image (as the challenge counts) or per study.
         names: Label names.
         columns: The table's columns of these labels.
+        level: `study` counts each study once, as training on studies does.
 
     Returns:
         Group -> names; None where the table has splits but none is `train`.
@@ -173,6 +176,8 @@ def training_groups(truth: Truth, names: Sequence[str], columns: Sequence[str]) 
         if not train.any():
             return None
         truth = truth.rows(train)
+    if level == "study" and "study_id" in truth.ids.columns:
+        truth = truth.rows(~truth.ids["study_id"].duplicated().to_numpy())
     targets = truth.targets(columns)
     return groups(names, np.nansum(targets, axis=0), (~np.isnan(targets)).sum(axis=0))
 
