@@ -67,6 +67,14 @@ def fit(config, stores, tmp_path, *extra, tiny=True, labels=None):
     return best[-1]
 
 
+def test_the_demo_draws_its_own_phantom(tmp_path):
+    main(["fit", "--config", str(CONFIGS / "demo.yaml"), *SMALL, f"--trainer.default_root_dir={tmp_path}/runs",
+          f"--data.stores={tmp_path}/phantom", "--data.phantom.studies=40", "--data.phantom.size=32"])  # fmt: skip
+    assert (tmp_path / "phantom/store.json").is_file()
+    assert (tmp_path / "raw/phantom/contact_sheet.png").is_file()
+    assert (tmp_path / "runs/demo/version_0/checkpoints/last.ckpt").is_file()
+
+
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=name_of)
 def test_an_experiment_runs(file, stores, tmp_path):
     fit(file, stores, tmp_path, tiny=encoder_of(model_file(file)))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from longview import InputError
+from longview import InputError, curves
 from longview.curves import Curve
 from longview.data.manifest import Manifest
 from longview.evaluate import evaluate
-from longview.ranking import auroc_ap
+from longview.outputs import staged
+from longview.ranking import auroc_ap, per_label
 
 LABELS = ["Mass", "Nodule", "Hernia"]
 REPORT = {"metrics.json", "per_label.csv", "roc.png", "pr.png", "per_label.png"}
@@ -226,7 +228,27 @@ def test_an_unknown_split_and_training_tables_without_training_rows_are_refused(
     test.to_csv(tmp_path / "train.csv", index=False)
     with pytest.raises(InputError, match=r"no row of it is `train`"):
         run(predicted(test), test, train=tmp_path / "train.csv")
-    assert run(predicted(test), test)["groups"] == {}
+
+
+@pytest.mark.parametrize("without", [[], ["split"]])
+def test_groups_never_come_from_the_rows_that_are_scored(run, caplog, without):
+    test = manifest().query("split == 'test'").drop(columns=without)
+    with caplog.at_level("INFO", "longview"):
+        report = run(predicted(test), test)
+    assert (report["groups"], {row["group"] for row in report["per_label"]}) == ({}, {""})
+    assert [record.message.count("--train TABLE_OR_STORE") for record in caplog.records] == [1]
+
+
+def test_all_rows_of_a_training_table_without_splits_count(run, tmp_path, caplog):
+    """Mass is in half of the test rows, and in the last 3 % of the training table's."""
+    test = manifest().query("split == 'test'")
+    train = manifest(patients=100, views=1).drop(columns="split").assign(Mass=0.0)
+    train.loc[97:, "Mass"] = 1.0
+    train.to_csv(tmp_path / "train.csv", index=False)
+    with caplog.at_level("INFO", "longview"):
+        report = run(predicted(test), test.drop(columns="split"), train=tmp_path / "train.csv")
+    assert {row["label"]: row["group"] for row in report["per_label"]}["Mass"] == "medium"
+    assert not caplog.records
 
 
 def test_a_report_replaces_an_earlier_one_and_leaves_other_files(run, tmp_path):
@@ -263,6 +285,25 @@ def test_a_file_in_the_way_is_refused(run, tmp_path):
         run(predicted(manifest()), manifest())
 
 
+@pytest.mark.parametrize("below", ["x", "x/y"])
+def test_an_output_below_a_file_is_refused_by_name(tmp_path, below):
+    (tmp_path / "README.md").write_text("mine")
+    output = tmp_path / "README.md" / below
+    with pytest.raises(InputError, match=r"README\.md.*--output"), staged(output):
+        pass
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file")])
+def test_an_output_that_cannot_be_made_is_refused_with_the_reason(tmp_path, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=rf"{error.strerror}.*--output"), staged(tmp_path / "out"):
+        pass
+
+
 @pytest.mark.parametrize("labels", [1, 14, 40])
 def test_plots_have_a_panel_per_label(tmp_path, labels):
     rng = np.random.default_rng(0)
@@ -280,6 +321,21 @@ def test_plots_have_a_panel_per_label(tmp_path, labels):
     panel = 247 * 247  # pixels of a panel at 1.9 inches and 130 dpi
     assert sizes["roc"] == sizes["pr"]
     assert labels * panel < sizes["roc"][0] * sizes["roc"][1] < 3 * labels * panel + 600_000
+
+
+@pytest.mark.parametrize("labels", [14, 40])
+def test_no_figure_of_the_bars_is_struck_through_by_the_mark_of_chance(tmp_path, monkeypatch, labels):
+    rng = np.random.default_rng(0)
+    targets = rng.random((400, labels)) < np.geomspace(0.5, 0.02, labels)
+    names = [f"Label {number}" for number in range(labels)]
+    drawn, blank = [], curves._figure
+    monkeypatch.setattr(curves, "_figure", lambda *inches: drawn.append(blank(*inches)) or drawn[0])
+    curves.plot_bars(names, per_label(rng.random(targets.shape), targets), {}, tmp_path / "bars.png")
+    for axis in drawn[0].axes:
+        marks = [axis.transData.transform(line) for line in axis.collections[0].get_segments()]
+        for text, mark in zip(axis.texts, marks, strict=True):
+            box = text.get_window_extent()
+            assert not box.x0 - 2 < mark[0, 0] < box.x1 + 2
 
 
 def test_the_area_under_the_drawn_curves_is_the_metric():

@@ -290,11 +290,8 @@ class TestAlign:
         with pytest.raises(InputError, match="'Mass' and 'lump' both stand for label 'Mass'"):
             example(nih=["Lump"]).align(["Mass", "lump", "Nodule"], source="nih")
 
-    def test_columns_of_unseen_labels_are_left_out_until_asked_for(self):
-        columns = ["Bulla", "Nodule", "Mass"]
-        assert list(example().align(columns)) == ["Mass", "Nodule"]
-        assert list(example().align(columns, unseen=True)) == ["Mass", "Nodule", "Bulla"]
-        assert list(example().align(columns[1:], unseen=True)) == ["Mass", "Nodule"]
+    def test_columns_of_unseen_labels_are_left_out(self):
+        assert list(example().align(["Bulla", "Nodule", "Mass"])) == ["Mass", "Nodule"]
 
 
 class TestGroups:

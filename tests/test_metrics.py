@@ -15,7 +15,7 @@ def draw(rows, seed=0, labels=5):
 
 def test_batches_give_the_figures_of_the_whole():
     probabilities, targets = draw(101)
-    metric = LongTailMetrics(5)
+    metric = LongTailMetrics("abcde")
     for start in range(0, 101, 7):
         metric.update(probabilities[start : start + 7], targets[start : start + 7])
     scores = metric.scores()
@@ -27,7 +27,7 @@ def test_batches_give_the_figures_of_the_whole():
 
 def test_rows_keep_no_graph():
     logits = torch.zeros(4, 5, requires_grad=True)
-    metric = LongTailMetrics(5)
+    metric = LongTailMetrics("abcde")
     metric.update(logits.sigmoid(), torch.zeros(4, 5))
     assert not metric.probabilities[0].requires_grad
 
@@ -36,7 +36,7 @@ def test_unknown_targets_and_labels_of_one_kind_do_not_count():
     probabilities, targets = draw(50)
     targets[:10, 0] = torch.nan
     targets[:, 1] = 0
-    metric = LongTailMetrics(5)
+    metric = LongTailMetrics("abcde")
     metric.update(probabilities, targets)
     scores = metric.scores()
     assert scores.unknown.tolist() == [10, 0, 0, 0, 0]
@@ -46,20 +46,20 @@ def test_unknown_targets_and_labels_of_one_kind_do_not_count():
 
 
 def test_half_precision_probabilities_are_widened_before_they_are_kept():
-    metric = LongTailMetrics(5)
+    metric = LongTailMetrics("abcde")
     metric.update(torch.rand(3, 5).bfloat16(), torch.zeros(3, 5))
     assert metric.probabilities[0].dtype == torch.float32
 
 
 def test_no_rows_at_all_score_nothing():
-    scores = LongTailMetrics(5).scores()
+    scores = LongTailMetrics("abcde").scores()
     assert np.isnan(scores.ap).all()
 
 
 def _rank(rank, world, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     probabilities, targets = draw(33)
-    metric = LongTailMetrics(5)
+    metric = LongTailMetrics("abcde")
     if rank == 0:  # the other process has no rows at all
         metric.update(probabilities, targets)
     scores = metric.scores()
@@ -74,7 +74,7 @@ def _rank(rank, world, folder):
 def test_two_processes_with_different_numbers_of_rows_give_the_same_figures(tmp_path):
     torch.multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
     probabilities, targets = draw(33)
-    alone = LongTailMetrics(5)
+    alone = LongTailMetrics("abcde")
     alone.update(probabilities, targets)
     expected = alone.scores().ap
     for name in ("empty0", "empty1", "uneven0", "uneven1"):

@@ -1,5 +1,7 @@
 """Prediction tables: ids stay text, values are probabilities, and several processes write one file."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,13 +137,17 @@ def test_a_process_that_did_not_finish_is_named_and_nothing_is_written(tmp_path)
     ranks[0].close()
     with pytest.raises(InputError, match="process 1 did not finish"):
         ranks[0].merge(2)
-    assert not output.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_rows_lost_parts_and_double_rows_are_refused(tmp_path):
     output = tmp_path / "p.parquet"
-    with pytest.raises(InputError, match="50 of 51 rows"):
+    with pytest.raises(InputError, match=r"50 of 51 rows .*--trainer\.limit_predict_batches"):
         predict(output, 2)[0].merge(2, expected=51)
+    with pytest.raises(InputError, match="50 rows were predicted, more than the 49"):
+        predict(output, 2)[0].merge(2, expected=49)
+    with pytest.raises(InputError, match=r"nothing was predicted.*--trainer\.limit_predict_batches"):
+        predict(output, 2, rows=0)[0].merge(2)
     ranks = predict(output, 2)
     next((tmp_path / "p.parquet.partial").glob("*rank-00001*.parquet")).unlink()
     with pytest.raises(InputError, match="is gone"):
@@ -153,7 +159,7 @@ def test_missing_rows_lost_parts_and_double_rows_are_refused(tmp_path):
     double.close()
     with pytest.raises(InputError, match="more than one row: i001"):
         double.merge(1)
-    assert not output.exists()
+    assert list(tmp_path.iterdir()) == []  # no output, and no parts: the next run would not use them
 
 
 def test_batches_are_checked_when_they_are_added(tmp_path):
@@ -171,6 +177,23 @@ def test_outputs_of_another_kind_are_refused_at_once(tmp_path):
     (tmp_path / "d.csv").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         PredictionShards(tmp_path / "d.csv", 0, ["a"])
+
+
+def test_an_output_below_a_file_is_refused_by_name(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    for output in (tmp_path / "README.md" / "x.csv", tmp_path / "README.md" / "y" / "x.csv"):
+        with pytest.raises(InputError, match=r"README\.md.*--output"):
+            PredictionShards(output, 0, ["a"]).start()
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file")])
+def test_an_output_whose_folder_cannot_be_made_is_refused_with_the_reason(tmp_path, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=rf"p\.csv.*{error.strerror}.*--output"):
+        PredictionShards(tmp_path / "p.csv", 0, ["a"]).start()
 
 
 def test_a_full_disk_leaves_the_earlier_file(tmp_path, monkeypatch):

@@ -214,3 +214,10 @@ def test_a_store_without_the_split_is_refused_with_those_it_has(tmp_path):
     predictions().to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(InputError, match=r"no images of --split val; it has test, train"):
         submit(tmp_path / "p.csv", folder, tmp_path / "out", split="val")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".", "/tmp/x"])
+def test_a_name_that_is_no_file_name_is_refused(run, tmp_path, name):
+    with pytest.raises(InputError, match=r"--name .*--output"):
+        run(predictions(), template("2024"), name=name)
+    assert not (tmp_path / "out").exists()

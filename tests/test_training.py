@@ -184,12 +184,46 @@ def test_a_mistyped_class_is_named(tmp_path, capsys):
 
 def test_fit_without_a_configuration_says_what_is_needed(capsys):
     code, err = failure(["fit"], capsys)
-    assert code == 2 and err == "error: fit needs --config FILE\n"
+    assert code == 2 and err == "error: fit needs --config FILE (or --ckpt_path CHECKPOINT to go on with a run)\n"
 
 
-def test_predict_without_a_checkpoint_says_what_is_needed(capsys):
-    code, err = failure(["predict", "--output", "p.parquet"], capsys)
-    assert code == 2 and "--ckpt_path" in err
+@pytest.mark.parametrize("verb", ["predict", "test", "validate"])
+def test_untrained_weights_are_never_used(verb, store, capsys):
+    code, err = failure([verb, *TINY, f"--data.stores={store}"], capsys)
+    assert code == 2 and f"{verb} needs --ckpt_path CHECKPOINT" in err
+
+
+@pytest.mark.parametrize("word", ["last", "best"])
+def test_a_checkpoint_is_a_file_and_not_a_word(word, capsys):
+    code, err = failure(["fit", *TINY, "--ckpt_path", word], capsys)
+    assert code == 2 and f"checkpoints/{word}.ckpt" in err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--data.batch_size=0"], "data.batch_size is 0; it must be at least 1"),
+    (["--data.stores=[a,a]"], "names a store twice"),
+    (["--data.predict_split=valid"], "predict_split: expected one of ['train', 'val', 'test', 'all']. Got"),
+    (["--model.schedule.warmup=5.0"], "WarmupCosine: warmup must be"),
+    (["--model.network.encoder.nam=x"], "Option 'nam' is not accepted"),
+    (["--model.network.encoder.name=resnett18"], "did you mean resnet18"),
+    (["--trainer.max_epoch=3"], "--trainer.max_epoch=3"),
+    (["--checkpoint.monitor=val/mpa"], "checkpoint.monitor is 'val/mpa'; there are val/loss, val/map"),
+    (["--trainer.accelerator=gpu", "--trainer.strategy=auto"], "configs/overlay/cpu.yaml"),
+    (["--trainer.enable_checkpointing=false"], "a run without checkpoints cannot be used"),
+    (["--save_minutes=0"], "save_minutes is 0"),
+])  # fmt: skip
+def test_a_mistake_in_the_configuration_is_one_line(options, message, store, tmp_path, capsys):
+    code, err = failure(
+        ["fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}", *options], capsys
+    )
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(said) == 1 and message in said[0], err[-800:]
+    assert "Traceback" not in err
+
+
+def test_a_missing_store_leaves_no_run_folder(tmp_path, capsys):
+    failure(["fit", *TINY, f"--data.stores={tmp_path}/none", f"--trainer.default_root_dir={tmp_path}/runs"], capsys)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_checkpoint_that_is_none_is_refused_by_name(tmp_path, capsys):
@@ -258,6 +292,51 @@ def test_a_run_resumed_at_any_step_has_the_loss_curve_of_one_that_was_not_interr
     np.testing.assert_allclose(resumed, whole.iloc[step:], rtol=1e-6)
 
 
+# nothing is learnt, and no batch statistics move: the first validation stays the best
+PLATEAU = ["--model.optimizer.lr=1e-12", "--model.network.encoder.name=test_vit", "--trainer.max_epochs=3"]
+
+
+def test_last_is_the_end_and_not_the_best(store, tmp_path):
+    folder = fit(store, tmp_path, *PLATEAU)
+    steps = {name: read_checkpoint(folder / f"checkpoints/{name}.ckpt")["global_step"] for name in ("best", "last")}
+    assert steps["last"] == 3 * steps["best"] > 0
+
+
+def test_a_resumed_run_goes_on_in_its_folder_and_remembers_what_was_best(store, tmp_path, capsys):
+    folder = fit(store, tmp_path, *PLATEAU)
+    best = (folder / "checkpoints/best.ckpt").read_bytes()
+    before = pd.read_csv(folder / "metrics.csv")["step"].max()
+    main(["fit", f"--ckpt_path={folder}/checkpoints/last.ckpt", "--trainer.max_epochs=4"])
+    assert [version.name for version in (tmp_path / "nih_1000").iterdir()] == ["version_0"]
+    assert (folder / "checkpoints/best.ckpt").read_bytes() == best
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["epoch"] == 3
+    assert pd.read_csv(folder / "metrics.1.csv")["step"].max() == before
+    assert pd.read_csv(folder / "metrics.csv")["step"].min() > before
+    assert "Best validation (epoch 0)" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_that_nothing_is_left(store, tmp_path, caplog):
+    folder = fit(store, tmp_path, "--trainer.max_epochs=1")
+    main(["fit", f"--ckpt_path={folder}/checkpoints/last.ckpt"])
+    assert "nothing was left to train" in caplog.text and "max_epochs" in caplog.text
+
+
+def test_last_is_saved_within_an_epoch_too(store, tmp_path):
+    folder = fit(store, tmp_path, "--trainer.max_epochs=1", "--save_minutes=1e-9", "--trainer.limit_val_batches=0")
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] > 1
+
+
+def test_validate_prints_its_table(run_folder, capsys):
+    main(["validate", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", "--trainer.enable_progress_bar=false"])
+    out = capsys.readouterr().out
+    assert "Validation" in out and all(name in out for name in NAMES)
+
+
+def test_a_part_may_be_predicted(run_folder, tmp_path):
+    table = predict(run_folder, tmp_path / "p.parquet", "--trainer.limit_predict_batches=1", "--data.batch_size=3")
+    assert len(table) == 3
+
+
 # ---- two processes ---------------------------------------------------------------------------------------------
 
 
@@ -295,36 +374,49 @@ def test_two_processes_train_test_and_predict_like_one(run_folder, store, tmp_pa
 # ---- kills -----------------------------------------------------------------------------------------------------
 
 
-def kill_when(process, condition):
+def stop_when(process, condition, sent=signal.SIGKILL):
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         if condition():
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.send_signal(sent)
             return
         time.sleep(0.02)
     out = process.communicate()[0] if process.poll() is not None else "it did not get there"
-    pytest.fail(f"the process was not killed in time: {out[-2000:]}")
+    pytest.fail(f"the process was not stopped in time: {out[-2000:]}")
 
 
 def test_a_killed_fit_leaves_whole_checkpoints_and_goes_on(store, tmp_path):
     folder = tmp_path / "nih_1000/version_0/checkpoints"
     process = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
                      "--trainer.max_epochs=500", wait=False)  # fmt: skip
-    kill_when(process, lambda: (folder / "last.ckpt").exists() and (folder / "best.ckpt").exists())
+    stop_when(process, lambda: (folder / "last.ckpt").exists() and (folder / "best.ckpt").exists())
+    process.communicate()
     for name in ("last.ckpt", "best.ckpt"):
         read_checkpoint(folder / name)
     epoch = read_checkpoint(folder / "last.ckpt")["epoch"]
     resumed = ["fit", f"--ckpt_path={folder}/last.ckpt", f"--trainer.max_epochs={epoch + 2}"]  # no --config needed
     main(resumed)
-    assert (tmp_path / "nih_1000/version_1/checkpoints/last.ckpt").is_file()
+    assert read_checkpoint(folder / "last.ckpt")["epoch"] == epoch + 1
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_fit_says_how_to_go_on(sent, code, store, tmp_path):
+    folder = tmp_path / "nih_1000/version_0/checkpoints"
+    process = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
+                     "--trainer.max_epochs=500", wait=False)  # fmt: skip
+    stop_when(process, (folder / "best.ckpt").exists, sent)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == code, out[-2000:]
+    assert "to go on: uv run main.py fit --ckpt_path" in " ".join(out.split())
+    read_checkpoint(folder / "last.ckpt")
 
 
 def test_a_killed_predict_leaves_nothing_under_the_outputs_name(run_folder, store, tmp_path):
     output = tmp_path / "p.parquet"
     process = launch("predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={output}",
                      "--data.predict_split=all", "--data.batch_size=1", wait=False)  # fmt: skip
-    kill_when(process, (tmp_path / "p.parquet.partial").exists)
+    stop_when(process, (tmp_path / "p.parquet.partial").exists)
+    process.communicate()
     assert not output.exists()
     table = predict(run_folder, output, "--data.predict_split=all")
     assert len(table) == len(pd.read_parquet(store / "manifest.parquet"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +38,7 @@ class SeededSteps(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.batches = 0
+        self.trained = 0  # by this process, since it started
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -47,6 +49,7 @@ class SeededSteps(Callback):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - the legacy generator is what third-party code draws from
         random.seed(seed)
+        self.trained += 1
         self.batches += 1  # before any checkpoint of this step is saved
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,14 +62,17 @@ class SeededSteps(Callback):
 
 
 class ResultTable(Callback):
-    """Prints the per-label table of the best validation at the end of `fit`, and that of `test` at its end."""
+    """Prints the per-label table: of the best validation when `fit` ends, of `validate` and `test` when they end."""
 
     def __init__(self) -> None:
         self._best: tuple[float, int, LabelScores] | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the scores of the best validation so far."""
+        """Remember the scores of the best validation so far, or print those of `validate`."""
         if trainer.sanity_checking or not isinstance(pl_module, ClassificationTask):
+            return
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._print("Validation", trainer, pl_module, pl_module.scores["val"])
             return
         value = float(trainer.callback_metrics["val/map"])
         if self._best is None or value > self._best[0]:
@@ -77,21 +83,36 @@ class ResultTable(Callback):
         if self._best is None or not trainer.is_global_zero or not isinstance(pl_module, ClassificationTask):
             return
         _, epoch, scores = self._best
-        console = Console()
-        console.print(score_table(f"Best validation (epoch {epoch})", pl_module, scores))
+        self._print(f"Best validation (epoch {epoch})", trainer, pl_module, scores)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
-            console.print(f"Best checkpoint: {best}", soft_wrap=True)
-            console.print(f"Next: uv run main.py test --ckpt_path {best}", soft_wrap=True)
-            console.print(
-                f"      uv run main.py predict --ckpt_path {best} --output predictions.parquet",
-                soft_wrap=True,
-            )
+            console = Console()
+            console.print(f"Best checkpoint: {best}", soft_wrap=True, markup=False)
+            for command in (f"test --ckpt_path {best}", f"predict --ckpt_path {best} --output predictions.parquet"):
+                console.print(f"Next: uv run main.py {command}", soft_wrap=True, markup=False)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the test's scores."""
-        if trainer.is_global_zero and isinstance(pl_module, ClassificationTask):
-            Console().print(score_table("Test", pl_module, pl_module.scores["test"]))
+        if isinstance(pl_module, ClassificationTask):
+            self._print("Test", trainer, pl_module, pl_module.scores["test"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation, as plain data."""
+        if self._best is None:
+            return {}
+        value, epoch, scores = self._best
+        return {"value": value, "epoch": epoch, "scores": {key: array.tolist() for key, array in vars(scores).items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember what was best before the run was stopped."""
+        if state_dict:
+            scores = LabelScores(**{key: np.array(values) for key, values in state_dict["scores"].items()})
+            self._best = (state_dict["value"], state_dict["epoch"], scores)
+
+    @staticmethod
+    def _print(title: str, trainer: pl.Trainer, task: ClassificationTask, scores: LabelScores) -> None:
+        if trainer.is_global_zero:
+            Console().print(score_table(title, task, scores))
 
 
 def score_table(title: str, task: ClassificationTask, scores: LabelScores) -> Table:
@@ -207,7 +228,16 @@ def draw_images(batch: Batch, probabilities: torch.Tensor, names: list[str], ima
             mark = {1.0: "[x]", 0.0: "[ ]"}.get(truth, "[?]")
             lines.append(f"{mark} {names[label]} {value:.2f}")
         axes[index].imshow(batch["images"][index, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
-        axes[index].set_title("\n".join(lines), fontsize=8, loc="left")
+        missed = [
+            names[label]
+            for label in torch.nonzero(batch["target"][study] == 1).flatten().tolist()
+            if label not in best.indices.tolist()
+        ]
+        lines.append(f"true too: {', '.join(missed)}" if missed else "")
+        axes[index].set_title("\n".join(lines), fontsize=8, loc="left", wrap=True)
+        axes[index].text(
+            0.02, 0.02, batch["ids"][study].study_id, color="white", fontsize=7, transform=axes[index].transAxes
+        )
     return figure
 
 
@@ -244,6 +274,12 @@ class PredictionWriter(Callback):
         assert self._shards is not None
         self._shards.add(outputs["ids"], outputs["probabilities"].numpy())
 
+    @staticmethod
+    def _expected(trainer: pl.Trainer) -> int | None:
+        """How many rows there must be; None where the user limited the batches."""
+        limit = trainer.limit_predict_batches  # 1 is one batch, 1.0 all of them
+        return None if isinstance(limit, int) or limit < 1 else len(trainer.predict_dataloaders.dataset)  # type: ignore[union-attr]
+
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merge the shards on rank 0, after every process has closed its own."""
         assert self._shards is not None
@@ -251,6 +287,6 @@ class PredictionWriter(Callback):
         self._shards.close()
         trainer.strategy.barrier("longview_predictions_written")
         if trainer.is_global_zero:
-            path = self._shards.merge(trainer.world_size, expected=len(trainer.predict_dataloaders.dataset))
+            path = self._shards.merge(trainer.world_size, expected=self._expected(trainer))
             Console().print(f"Predictions: {path}", soft_wrap=True)
         trainer.strategy.barrier("longview_predictions_merged")

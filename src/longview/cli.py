@@ -9,7 +9,6 @@ A tool is a typed function; it is dispatched before torch is imported, so that i
 
 from __future__ import annotations
 
-import errno
 import importlib
 import inspect
 import os
@@ -58,9 +57,9 @@ def main(args: Sequence[str] | None = None) -> None:
         # one from a loader's worker process arrives with that process's traceback; its last line is the message
         _complain(str(error).rpartition("longview.InputError: ")[2].strip(), 2)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}:
-            _complain(f"{error.strerror}: {error.filename or 'while writing'}", 1)
-        raise
+        if error.errno is None:  # not the system's, but a library's way to say that something else is wrong
+            raise
+        _complain(f"{error.strerror}: {error.filename or 'while writing'}", 1)
     except KeyboardInterrupt:
         _complain("interrupted", 130)
 
@@ -133,10 +132,16 @@ def _log_to_terminal() -> None:
 def _run_tool(name: str, arguments: list[str]) -> None:
     from jsonargparse import auto_cli
 
+    from longview.parsers import tool_options
+
     _log_to_terminal()
     function = tool(name)
     auto_cli(
-        function, args=as_options(function, arguments), as_positional=False, prog=f"main.py {name}", allow_abbrev=False
+        function,
+        args=as_options(function, arguments),
+        as_positional=False,
+        prog=f"main.py {name}",
+        **tool_options(function),
     )
 
 

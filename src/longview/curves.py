@@ -142,8 +142,9 @@ def plot_bars(names: Sequence[str], scores: LabelScores, group_of: Mapping[str, 
     ):
         axis.barh(places, values, color=colours, height=0.72)
         axis.vlines(level, places - 0.42, places + 0.42, color="black", linewidth=1.6)
-        for place, value in zip(places, values, strict=True):
-            axis.text(value + 0.012, place, f"{value:.3f}", va="center", fontsize=7.5)
+        for place, value, mark in zip(places, values, level, strict=True):
+            # right of the mark too, which would strike through the figure of a bar that ends before it
+            axis.text(max(value, mark) + 0.015, place, f"{value:.3f}", va="center", fontsize=7.5)
         axis.set(xlim=(0, 1.12), xticks=(0, 0.5, 1), title=title)
         axis.spines[["top", "right"]].set_visible(False)
     left.set_yticks(places, [_shorten(names[index]) for index in order], fontsize=8)

@@ -61,12 +61,18 @@ def evaluate(
 ) -> None:
     """Score predictions: AUROC and average precision per label, macro means, ROC and PR plots.
 
-    Rows are joined by id (image_id where both tables have it, else study_id) and columns by label name. Every
-    row of the truth, or of its split, must have been predicted; predicted rows beyond it are counted and left
-    out. Unknown (empty) and soft truth is masked. A label without positives or without negatives counts in no
-    mean and is named. Writes metrics.json, per_label.csv, roc.png, pr.png, per_label.png; prints a table.
+    Rows are joined by id (image_id where both tables have it, else study_id) and columns by label name, never by
+    position. Every row of the truth, or of its split, must have been predicted; predicted rows beyond it are
+    counted and left out. Unknown (empty) and soft (between 0 and 1) truth is masked. A label without positives or
+    without negatives counts in no mean and is named.
+
+    Head (over 10 %), medium and tail (under 1 %) are told apart by the labels' prevalence in training: among the
+    rows of --train, else among the truth's rows of split train, as a store has. Without either there are no groups.
+
+    Prints a table and writes metrics.json, per_label.csv, roc.png, pr.png and per_label.png.
 
         uv run main.py evaluate --predictions predictions.parquet --truth data/nih-1000 --output report
+        uv run main.py evaluate --predictions predictions.csv --truth test.csv --train train.csv --output report
 
     Args:
         predictions: Table that `predict` wrote, or any .parquet or .csv with ids and a probability per label.
@@ -76,15 +82,15 @@ def evaluate(
         labels: Label set (file, or name of one in configs/labels): score only its labels, and know columns by
             its aliases. Without it, every predicted label that the truth holds is scored.
         split: Part of the truth to score. Without it: the parts that the predicted rows are from, as a whole.
-        train: Table or store whose training rows tell head (over 10 %), medium and tail (under 1 %) labels
-            apart. Without it: the truth's own training rows, where it has some.
+        train: Table or store to count training labels in: its rows of split train, or all its rows where it has
+            no column `split`. Without it: the truth's rows of split train, where it has some.
     """
     console = Console()
     table, actual = read_predictions(predictions), Truth.read(truth)
     label_set = LabelSet.load(labels) if labels else None
-    counted = Truth.read(train) if train else actual
-    result = score(table, actual, labels=label_set, split=split, train=counted, must_group=train is not None)
-    files = {"predictions": predictions, "truth": actual.file} | ({"train": counted.file} if train else {})
+    counted = Truth.read(train) if train else None
+    result = score(table, actual, labels=label_set, split=split, train=counted)
+    files = {"predictions": predictions, "truth": actual.file} | ({"train": counted.file} if counted else {})
     with staged(output) as folder:
         write_report(result, files, folder)
     console.print(report_table(result))
@@ -98,7 +104,6 @@ def score(
     labels: LabelSet | None = None,
     split: str | None = None,
     train: Truth | None = None,
-    must_group: bool = False,
 ) -> Evaluation:
     """Compare predictions with truth.
 
@@ -107,15 +112,16 @@ def score(
         truth: What is true.
         labels: Score only these; None: all that were predicted.
         split: Split of the truth; None: those that the predicted rows are from.
-        train: Where to count training positives for head, medium and tail.
-        must_group: Fail where `train` has no training rows.
+        train: Table whose training rows (all, where it has no `split`) tell head, medium and tail apart; None:
+            the truth's rows of split `train`, and no groups where it has none.
 
     Raises:
-        InputError: Where rows or labels do not fit together, or nothing can be scored.
+        InputError: Where rows or labels do not fit together, nothing can be scored, or `train` has no training
+            rows.
     """
     matched = match(predictions, truth, labels, split)
     scores = per_label(matched.scores, matched.targets, matched.names)
-    groups = _groups(train, matched, labels, must_group) if train else {}
+    groups = _groups(truth, train, matched, labels)
     summary = summarise(matched.names, scores, groups)
     if len(summary["skipped"]) == len(matched.names):
         raise InputError(
@@ -130,15 +136,21 @@ def score(
     return Evaluation(matched, scores, groups, summary)
 
 
-def _groups(train: Truth, matched: Match, labels: LabelSet | None, must_group: bool) -> dict[str, list[str]]:
+def _groups(truth: Truth, train: Truth | None, matched: Match, labels: LabelSet | None) -> dict[str, list[str]]:
+    """Head, medium and tail from training rows: those of `train` where it is given, else those in the truth."""
+    table = train or truth
     columns = dict(zip(matched.names, matched.columns, strict=True))
-    known = set(train.table.columns)
+    known = set(table.table.columns)
     if labels:
         columns = {name: column for column in known if (name := labels.canonical(column)) in columns}
     present = {name: columns[name] for name in matched.names if columns.get(name) in known}
-    found = training_groups(train, list(present), list(present.values()), matched.level)
-    if found is None and must_group:
+    found = training_groups(table, list(present), list(present.values()), matched.level, whole=train is not None)
+    if found is None and train:
         raise InputError(f"--train {train.file} has a column `split`, but no row of it is `train`")
+    if found is None:
+        logger.info(
+            "no head, medium and tail means: %s has no rows of split train; give --train TABLE_OR_STORE", truth.file
+        )
     return found or {}
 
 

@@ -222,10 +222,10 @@ class LabelSet:
         missing: OnMismatch = "error",
         unknown: OnMismatch = "error",
         context: str = "the table",
-        *,
-        unseen: bool = False,
     ) -> dict[str, str]:
-        """Match a table's label columns to this set's labels by name or alias.
+        """Match a table's label columns to this set's (seen) labels by name or alias.
+
+        Columns of unseen labels are left out, so that no training table can show them to a model.
 
         Args:
             columns: Candidate label columns, in any order (leave id columns out).
@@ -233,8 +233,6 @@ class LabelSet:
             missing: What to do about (seen) labels that no column stands for.
             unknown: What to do about columns that stand for no label, seen or unseen.
             context: What the table is (a file name), for the message.
-            unseen: Whether unseen labels are matched too (to evaluate them). They are never missing; without
-                this their columns are left out, so that no training table can show them to a model.
 
         Returns:
             Label name -> column, in the label set's order; labels that are missing are left out.
@@ -261,8 +259,7 @@ class LabelSet:
                 f"{_listed(absent)}; columns that are no label: {_listed(strange)}. Rename the columns, or "
                 f"add aliases to the label set"
             )
-        wanted = self.names + (self.unseen_names if unseen else [])
-        return {name: found[name] for name in wanted if name in found}
+        return {name: found[name] for name in self.names if name in found}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class LongTailMetrics(Metric):
     figures. Labels without positives or without negatives are left out of every mean and can be named.
 
     Args:
-        num_labels: L.
+        names: The L labels, for messages.
     """
 
     full_state_update = False
@@ -30,9 +31,9 @@ class LongTailMetrics(Metric):
     probabilities: list[Tensor]
     targets: list[Tensor]
 
-    def __init__(self, num_labels: int) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
-        self.num_labels = num_labels
+        self.names = list(names)
         self.add_state("probabilities", default=[], dist_reduce_fx="cat")
         self.add_state("targets", default=[], dist_reduce_fx="cat")
 
@@ -45,7 +46,7 @@ class LongTailMetrics(Metric):
         # a process without rows joins the gather with (0, L), which has the others' number of dimensions
         for state in (self.probabilities, self.targets):
             if not state:
-                state.append(torch.zeros(0, self.num_labels, device=self.device))
+                state.append(torch.zeros(0, len(self.names), device=self.device))
         super()._sync_dist(*args, **kwargs)
 
     def compute(self) -> dict[str, Any]:
@@ -53,8 +54,8 @@ class LongTailMetrics(Metric):
         if len(self.probabilities):
             probabilities, targets = dim_zero_cat(self.probabilities), dim_zero_cat(self.targets)
         else:
-            probabilities = targets = torch.zeros(0, self.num_labels)
-        return vars(per_label(probabilities.cpu().numpy(), targets.cpu().numpy()))
+            probabilities = targets = torch.zeros(0, len(self.names))
+        return vars(per_label(probabilities.cpu().numpy(), targets.cpu().numpy(), self.names))
 
     def scores(self) -> LabelScores:
         """Per-label counts, AUROC and AP over all rows so far, of all processes."""

@@ -11,6 +11,33 @@ from pathlib import Path
 from longview import InputError
 
 
+def make_folder(folder: Path, output: Path) -> None:
+    """Make a folder that results are written to, and those above it.
+
+    Args:
+        folder: The folder; it may exist.
+        output: What the user asked for, for the message.
+
+    Raises:
+        InputError: Where a file is in the way, or the place may not or cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{output} cannot be written: {_file_in_the_way(folder)} is a file, not a folder; choose another --output"
+        ) from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise InputError(
+            f"{output} cannot be written: {error.strerror} on making the folder {folder}; choose an --output in a "
+            f"folder that you may write to"
+        ) from error
+
+
+def _file_in_the_way(folder: Path) -> Path:
+    return next((path for path in (folder, *folder.parents) if path.exists()), folder)
+
+
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
     """Give a temporary folder beside `output`; what was written there is moved to `output` on success.
@@ -20,15 +47,14 @@ def staged(output: Path) -> Iterator[Path]:
     left aside is removed by the next.
 
     Raises:
-        InputError: Where `output` is a file.
+        InputError: Where `output` is a file, or cannot be made.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; give a folder to write to")
-    output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
+    asked, output = output, output.absolute()
     aside = output.with_name(f".{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    make_folder(aside, asked)
     try:
         yield aside
         if not output.exists():

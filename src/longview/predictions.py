@@ -20,9 +20,12 @@ import pandas as pd
 from longview import InputError, StudyKey
 from longview.data.manifest import read_table, write_table
 from longview.joining import identify, label_candidates, some, text_columns
+from longview.outputs import make_folder
 
 KEYS = ("patient_id", "study_id", "image_id")
 """Id columns of a prediction table, in order; `image_id` is left out where rows are studies."""
+
+_STOPS_EARLY = "--trainer.limit_predict_batches and --trainer.fast_dev_run stop early: predict again without them"
 
 _ROWS_PER_PART = 4096  # rows that a process holds before it writes a part: bounds its memory
 
@@ -150,8 +153,12 @@ class PredictionShards:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Make the folder and remove what an earlier run left under this rank."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder and remove what an earlier run left under this rank.
+
+        Raises:
+            InputError: Where a file is in the way, or the place may not be written to.
+        """
+        make_folder(self.folder, self.output)
         for leftover in self.folder.glob(f"*{self._name(self.rank)}*"):
             leftover.unlink()
         self._ids, self._probabilities, self._parts, self._rows = [], [], 0, 0
@@ -190,9 +197,10 @@ class PredictionShards:
         aside.replace(note)
 
     def merge(self, world_size: int, expected: int | None = None) -> Path:
-        """Join the parts of all ranks, sort by id, check and write the output; then remove the folder.
+        """Join the parts of all ranks, sort by id, check and write the output; then remove the parts.
 
-        Call on one process, after all have closed (a barrier between).
+        Call on one process, after all have closed (a barrier between). Parts go even where the merge fails: the
+        next run starts afresh and would not use them.
 
         Args:
             world_size: Number of processes that predicted.
@@ -201,20 +209,32 @@ class PredictionShards:
         Raises:
             InputError: Where a rank did not finish, rows are missing, or an id stands twice.
         """
+        try:
+            table = self._joined(world_size, expected)
+            whole = self.folder / f"whole{self.output.suffix}"
+            write_predictions(table, whole)
+            whole.replace(self.output)
+        finally:
+            self.clear()
+        return self.output
+
+    def _joined(self, world_size: int, expected: int | None) -> pd.DataFrame:
+        """The parts of all ranks as one table, sorted by id."""
         parts = [part for rank in range(world_size) for part in self._complete_parts(rank)]
         if not parts:
-            raise InputError(f"nothing was predicted, so {self.output} is not written; is the split empty?")
+            raise InputError(f"{self.output} is not written: nothing was predicted. Is the split empty? {_STOPS_EARLY}")
         table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
-        if expected is not None and len(table) != expected:
-            raise InputError(f"{self.output}: {len(table)} of {expected} rows were predicted; run predict again")
+        if expected is not None and len(table) < expected:
+            raise InputError(
+                f"{self.output} is not written: only {len(table)} of {expected} rows were predicted. {_STOPS_EARLY}"
+            )
+        if expected is not None and len(table) > expected:
+            raise InputError(
+                f"{self.output} is not written: {len(table)} rows were predicted, more than the {expected} there are; "
+                f"predict again on one device (--trainer.devices 1)"
+            )
         table = table.sort_values(list(KEYS), kind="stable", ignore_index=True)
-        if (table["image_id"] == "").all():
-            table = table.drop(columns="image_id")
-        whole = self.folder / f"whole{self.output.suffix}"
-        write_predictions(table, whole)
-        whole.replace(self.output)
-        self.clear()
-        return self.output
+        return table.drop(columns="image_id") if (table["image_id"] == "").all() else table
 
     @staticmethod
     def _name(rank: int) -> str:

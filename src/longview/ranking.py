@@ -32,6 +32,8 @@ IntArray = npt.NDArray[np.int64]
 _COLUMNS_AT_ONCE = 8  # labels made contiguous together: whole cache lines are read, little extra memory is held
 _KEY = {4: np.uint32, 8: np.uint64}  # bytes of a score -> type of its key
 _SIEVE_FROM = 4096  # rows from which the sieve costs less than the sorting it saves
+_SAMPLE = 256  # rows looked at to see whether scores share few values, and so need few buckets
+_FEW_BUCKETS = 12  # 2**12 buckets: enough to keep some hundred evenly spaced values apart
 _MOST_BUCKETS = 20  # 2**20 buckets: beyond, they no longer fit a core's cache; float32 still spreads over them
 
 
@@ -320,7 +322,9 @@ def _sieve(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> _Sieve 
     monotone function of the score (a difference, a product and a cut, each rounded monotonically), so all
     counts are exact.
     """
-    count = 1 << min(len(scores).bit_length(), _MOST_BUCKETS)
+    sample = np.sort(scores[:: len(scores) // _SAMPLE])
+    few = 2 * np.count_nonzero(sample[1:] != sample[:-1]) < _SAMPLE  # a guess, on which only the time depends
+    count = 1 << (_FEW_BUCKETS if few else min(len(scores).bit_length(), _MOST_BUCKETS))
     lowest, highest = scores.min(), scores.max()
     with np.errstate(over="ignore", divide="ignore"):
         scale = scores.dtype.type((count - 1) / (np.float64(highest) - np.float64(lowest)))
@@ -328,12 +332,13 @@ def _sieve(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> _Sieve 
         return None  # a constant column, or a range too small to divide by
     bucket = _buckets(scores, lowest, scale)
     occupied = np.zeros(count, np.bool_)
-    occupied[bucket[positive]] = True
+    hit = bucket[np.flatnonzero(positive)]  # twice as fast as by the mask
+    occupied[hit] = True
     others = np.bincount(bucket, minlength=count)  # where no positive is, these are the negatives
     near = occupied[bucket]
     settled, hits_left_out = _NOWHERE, np.zeros(count, np.int64)
     if 2 * np.count_nonzero(near) > len(scores):
-        hits = np.bincount(bucket[positive], minlength=count)
+        hits = np.bincount(hit, minlength=count)
         others -= hits
         single = _single_scores(scores, bucket, count)
         settled = _places_of_buckets(np.flatnonzero(occupied & single), hits, others)

@@ -46,24 +46,29 @@ def submit(
     """Write a challenge submission: a CSV with the template's ids and labels, and the zip to upload.
 
     The template is the challenge's sample submission, or its image list with label columns; its values are
-    ignored. The CSV holds the template's image column (dicom_id, or ImageID) and its label columns, both in
-    its own order, and no other column: that is what the challenges score. Labels are found by name. Scores of a
-    study are copied to each of its images; the study of an image is taken from --manifest, else from the
-    template's study_id, else from its path or fpath. Probabilities are written in full, never as 0 or 1:
-    average precision ranks them.
+    ignored. The CSV holds the template's image column (dicom_id, or ImageID) and its label columns, both in its own
+    order, and no other column: that is what the challenges score.
+
+    Labels are found by name. Scores of a study are copied to each of its images; which study an image is of is
+    taken from --manifest, else from the template's study_id, else from its path or fpath. Probabilities are written
+    in full, and predictions that were thresholded to 0 and 1 are refused: average precision ranks probabilities.
+
+    Where there is no challenge, a store serves as template: the images of its --split and its labels.
 
         uv run main.py submit --predictions predictions.parquet --template sample.csv --output submissions/a
 
     Args:
         predictions: Table that `predict` wrote, per image or per study; it may hold more images and labels.
-        template: The challenge's .csv: image ids, then one column per label. A store where there is no challenge.
+        template: The challenge's .csv (image ids, then one column per label), or a store.
         output: Folder for NAME.csv and NAME.zip.
         manifest: Store, or table with image_id and study_id, that tells the study of each image.
         labels: Label set whose aliases match the template's label columns to the predicted ones.
         code: Folder (or file) to put into the zip as `code/`, which the CXR-LT challenges ask for.
-        name: Name of the two files, without ending.
-        split: Which part's images are submitted where the template is a store.
+        name: Name of the two files, without folder and ending.
+        split: Part whose images are submitted where the template is a store; a .csv is taken whole.
     """
+    if not name or name != Path(name).name:
+        raise InputError(f"--name {name!r} is no file name; give one without folders, and the folder with --output")
     table = read_predictions(predictions)
     _refuse_thresholded(table, predictions)
     sample = read_template(template, split)

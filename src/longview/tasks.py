@@ -86,8 +86,8 @@ class ClassificationTask(pl.LightningModule):
 
     def configure_metrics(self) -> None:
         """One accumulator per split, so that a validation inside a training epoch never mixes with another."""
-        size = len(self.labels.names)
-        self.val_metrics, self.test_metrics = LongTailMetrics(size), LongTailMetrics(size)
+        names = self.labels.names
+        self.val_metrics, self.test_metrics = LongTailMetrics(names), LongTailMetrics(names)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
 
     def configure_model(self) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -17,11 +21,16 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from longview import InputError
 from longview.callbacks import PredictionWriter, ResultTable, SeededSteps, TensorBoardReport
 from longview.data.datamodule import StudyData
+from longview.parsers import OneLineErrors
 from longview.tasks import ClassificationTask, described, read_checkpoint
 
 log = logging.getLogger(__name__)
 
-_LOGGED = ("fit", "test")  # commands that keep a run folder
+_MONITORED = ("loss", "map", "auroc", "map_head", "map_medium", "map_tail")
+
+
+class _Parser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with longview's errors."""
 
 
 class LongviewCLI(LightningCLI):
@@ -41,13 +50,18 @@ class LongviewCLI(LightningCLI):
             default=False,
             help="fit: test the best checkpoint when training is over (other commands take no notice).",
         )
+        parser.add_argument(
+            "--save_minutes",
+            type=float,
+            default=10.0,
+            help="fit: last.ckpt is saved after each epoch, and every so many minutes within it.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/map",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
             }
@@ -82,11 +96,23 @@ class LongviewCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Name the saved configuration after the command, and keep none where there is no run folder."""
-        self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml"}
-        if self.subcommand not in _LOGGED:
+        """Decide where the run is kept, and that only a run of `fit` keeps anything."""
+        self.resumed = self.resumed_folder() if self.subcommand == "fit" else None
+        # a run that goes on in its own folder replaces its own configuration
+        self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": self.resumed is not None}
+        if self.subcommand != "fit" or self._get(self.config, "trainer").get("logger") is False:
             self.save_config_callback = None
         torch.set_float32_matmul_precision("high")
+
+    def resumed_folder(self) -> Path | None:
+        """The folder of the run that `--ckpt_path` continues, where the new one has the same root and name."""
+        path = self._get(self.config, "ckpt_path")
+        if path is None:
+            return None
+        folder = Path(path).resolve().parent.parent
+        home = Path(self._get(self.config, "trainer")["default_root_dir"]) / self._get(self.config, "name")
+        is_run = folder.name.startswith("version_") and folder.parent == home.resolve()
+        return folder if is_run else None
 
     def after_instantiate_classes(self) -> None:
         """Hand the task the configuration that its checkpoints carry."""
@@ -94,8 +120,22 @@ class LongviewCLI(LightningCLI):
         config: dict[str, Any] = yaml.safe_load(dump)[self.subcommand]
         self.model.run_config = {key: config[key] for key in config if key not in {"config", "ckpt_path", "output"}}
 
+    def before_fit(self) -> None:
+        """Find mistakes that would show after an epoch, or would leave an empty run folder."""
+        monitor = self._get(self.config, "checkpoint")["monitor"]
+        known = [f"val/{name}" for name in _MONITORED] + ["train/loss"]
+        if monitor is not None and monitor not in known:
+            raise InputError(f"checkpoint.monitor is {monitor!r}; there are {', '.join(known)}")
+        self.datamodule.check_paths()
+
     def after_fit(self) -> None:
-        """Test the best checkpoint where asked."""
+        """Say where nothing was left to do, and test the best checkpoint where asked."""
+        seeded = [callback for callback in self.kept if isinstance(callback, SeededSteps)]
+        if not any(callback.trained for callback in seeded):
+            log.warning(
+                "nothing was left to train: the checkpoint is at the end of its %s epochs; raise trainer.max_epochs",
+                self.trainer.max_epochs,
+            )
         if self._get(self.config_init, "test_after_fit"):
             # a debugging run (fast_dev_run) keeps no checkpoint: it tests the weights it has
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
@@ -107,12 +147,33 @@ class LongviewCLI(LightningCLI):
                 weights_only=True,
             )
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; an interrupted run says how to go on, and its exit code says that it did not finish."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if not self.trainer.interrupted and not self.trainer.received_sigterm:
+                raise
+        if self.trainer.received_sigterm:
+            self._say_how_to_go_on()
+            raise SystemExit(143)  # 128 + SIGTERM, as a shell reports it
+        if self.trainer.interrupted:
+            self._say_how_to_go_on()
+            raise KeyboardInterrupt
+
+    def _say_how_to_go_on(self) -> None:
+        paths = [Path(callback.best_model_path) for callback in self.kept if isinstance(callback, LastCheckpoint)]
+        last = [path for path in paths if path.is_file()]
+        if last:
+            log.warning("to go on: uv run main.py fit --ckpt_path %s", last[0])
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with longview's loggers (where none are configured) and callbacks."""
         config = self._get(self.config_init, "trainer")
-        config["callbacks"] = [*_as_list(config.get("callbacks")), *self.own_callbacks()]
-        if config.get("logger") in (None, True):
-            config["logger"] = self.own_loggers(config["default_root_dir"]) if self.subcommand in _LOGGED else False
+        self.kept = self.own_callbacks()
+        config["callbacks"] = [*_as_list(config.get("callbacks")), *self.kept]
+        if config.get("logger") in {None, True}:
+            config["logger"] = self.own_loggers(config["default_root_dir"]) if self.subcommand == "fit" else False
         return super().instantiate_trainer(**kwargs)
 
     def own_callbacks(self) -> list[Callback]:
@@ -122,17 +183,52 @@ class LongviewCLI(LightningCLI):
             if output.suffix not in {".parquet", ".csv"}:
                 raise InputError(f"--output {output} must end in .parquet or .csv")
             return [PredictionWriter(output)]
+        seed = int(self._get(self.config, "seed_everything"))
+        if self.subcommand != "fit":
+            return [ResultTable()]
+        if self._get(self.config, "trainer").get("enable_checkpointing") is False:
+            raise InputError(
+                "trainer.enable_checkpointing false: a run without checkpoints cannot be used; leave it out"
+            )
+        minutes = self._get(self.config, "save_minutes")
+        if minutes <= 0:
+            raise InputError(f"save_minutes is {minutes}; it must be above 0")
+        folder = self._get(self.config, "checkpoint")["dirpath"]
         return [
-            SeededSteps(int(self._get(self.config, "seed_everything"))),
+            SeededSteps(seed),
             ResultTable(),
             TensorBoardReport(),
+            # Lightning's own `save_last` only copies the best one
+            LastCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True),
+            LastCheckpoint(folder, train_time_interval=timedelta(minutes=minutes)),
         ]
 
     def own_loggers(self, root: str) -> list[Any]:
         """TensorBoard and a CSV of the same figures, in one folder of the run."""
         name = self._get(self.config_init, "name")
-        board = TensorBoardLogger(root, name=name, default_hp_metric=False)
+        version = None if self.resumed is None else int(self.resumed.name.removeprefix("version_"))
+        board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
+        if self.resumed is not None:
+            keep_figures(self.resumed)
         return [board, CSVLogger(root, name=name, version=f"version_{board.version}")]
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`: where a run that was stopped goes on."""
+
+    def __init__(self, dirpath: str | None, **when: Any) -> None:
+        super().__init__(dirpath, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, **when)
+
+
+@rank_zero_only
+def keep_figures(folder: Path) -> None:
+    """Move `metrics.csv` of the run so far aside, since the CSV logger begins its file anew."""
+    file = folder / "metrics.csv"
+    if file.is_file():
+        number = 1
+        while (aside := folder / f"metrics.{number}.csv").exists():
+            number += 1
+        file.rename(aside)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -156,27 +252,28 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
     `validate`, `test` and `predict` take model and data from it; `fit` without a `--config` takes the whole run.
 
     Raises:
-        InputError: Where the checkpoint is missing or is none, or where `predict` or `test` has none at all.
+        InputError: Where the checkpoint is missing or is none, or where `predict`, `test` or `validate` has none.
     """
     verb, path = arguments[0], option(arguments, "--ckpt_path")
     has_config = any(word in {"-c", "--config"} or word.startswith("--config=") for word in arguments)
-    if {"-h", "--help", "--print_config"} & set(arguments) or any(
-        word.startswith("--model.help") for word in arguments
-    ):
+    if any(word in {"-h", "--help"} or word.partition("=")[0].endswith(".help") for word in arguments):
         return arguments
-    if path in {None, "last", "best", "hpc", "registry"}:
+    if path in {"last", "best", "hpc", "registry"}:
+        raise InputError(f"--ckpt_path {path}: give the file, runs/NAME/version_K/checkpoints/{path}.ckpt")
+    if path is None:
+        if verb != "fit":
+            raise InputError(f"{verb} needs --ckpt_path CHECKPOINT: the weights, which carry their own configuration")
         if not has_config:
-            raise InputError(
-                f"{verb} needs --config FILE"
-                + ("" if verb == "fit" else " or --ckpt_path CHECKPOINT (which carries its own configuration)")
-            )
+            raise InputError("fit needs --config FILE (or --ckpt_path CHECKPOINT to go on with a run)")
         return arguments
-    checkpoint = read_checkpoint(str(path))
+    checkpoint = read_checkpoint(path)
     if verb == "fit" and has_config:
         return arguments
     part = described(checkpoint)
     config = dict(part["config"])
     if not config:
+        if has_config:
+            return arguments
         raise InputError(f"{path} carries no configuration (made outside the command line); give --config FILE")
     if verb != "fit":
         config = {key: config[key] for key in ("seed_everything", "name", "model", "data") if key in config}
@@ -200,7 +297,10 @@ class _ParseOnly(LongviewCLI):
 
 def _build(cli: type[LongviewCLI], arguments: list[str]) -> LongviewCLI:
     usage = "main.py {} --config FILE [--config OVERLAY] [--key value ...]"
-    verbs = {verb: {"allow_abbrev": False, "usage": usage.format(verb)} for verb in cli.subcommands()}
+    verbs = {
+        verb: {"allow_abbrev": False, "usage": usage.format(verb), "prog": f"main.py {verb}"}
+        for verb in cli.subcommands()
+    }
     return cli(
         ClassificationTask,
         StudyData,
@@ -210,7 +310,8 @@ def _build(cli: type[LongviewCLI], arguments: list[str]) -> LongviewCLI:
         auto_configure_optimizers=False,
         seed_everything_default=0,
         trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs"},
-        parser_kwargs={"allow_abbrev": False, "prog": "main.py", "usage": usage.format("fit|…"), **verbs},
+        parser_class=_Parser,
+        parser_kwargs={"allow_abbrev": False, "prog": "main.py", "usage": usage.format("COMMAND"), **verbs},
     )
 
 
@@ -220,22 +321,47 @@ def parse(arguments: list[str]) -> Any:
 
 
 def run(arguments: list[str]) -> LongviewCLI:
-    """Build the command line for a Lightning verb and run it."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()  # its lines go where ours go, once
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # two loggers share the run's folder on purpose, and the folder is new
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
-    # a checkpoint's best path and callbacks are those of the run that made it, not of one that predicts or resumes
-    warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
-    # Lightning 2.6 calls older names of jsonargparse and torch
-    warnings.filterwarnings("ignore", message=".*was deprecated in v4.49.0.*", module="jsonargparse|lightning")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    """Build the command line for a Lightning verb and run it.
+
+    Raises:
+        InputError: For whatever the user can mend.
+    """
+    _quiet(arguments[0])
     try:
         return _build(LongviewCLI, with_checkpoint(arguments))
-    except RuntimeError as error:
+    except MisconfigurationException as error:
+        remedy = "; to run on the CPU add --config configs/overlay/cpu.yaml" if "backend found" in str(error) else ""
+        raise InputError(" ".join(str(error).split()).rstrip("!.") + remedy) from error
+    except (RuntimeError, ValueError, TypeError) as error:
         if "Error(s) in loading state_dict" in str(error):
-            path = option(arguments, "--ckpt_path")
-            raise InputError(f"{path} does not fit the configured network: {str(error)[:1000]}") from error
+            raise InputError(_mismatch(str(error), option(arguments, "--ckpt_path"))) from error
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):  # jsonargparse wraps what a constructor raises
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None and cause is not error:
+            raise cause from None
         raise
+
+
+def _quiet(verb: str) -> None:
+    """Send Lightning's log lines where ours go, and leave out warnings that say nothing here."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    unhelpful = [
+        ".*does not have many workers.*",
+        ".*Experiment logs directory .* exists and is not empty.*",  # two loggers share it; earlier figures are kept
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 calls older names of torch
+    ]
+    if verb != "fit":  # the checkpoint's own best path and callbacks are its run's affair
+        unhelpful += [".*The dirpath has changed from.*", ".*callbacks used to create the checkpoint need to.*"]
+    for message in unhelpful:
+        warnings.filterwarnings("ignore", message=message)
+    # Lightning 2.6 calls older names of jsonargparse
+    warnings.filterwarnings("ignore", message=".*was deprecated in v4.49.0.*", module="jsonargparse|lightning")
+
+
+def _mismatch(message: str, path: str | None) -> str:
+    """One line of what torch lists over pages."""
+    names = re.findall(r'"([\w.]+)"', message) + re.findall(r"size mismatch for ([\w.]+):", message)
+    shown = ", ".join(names[:2])
+    return f"{path} does not fit the configured network: {len(names)} tensors differ, such as {shown}"

@@ -158,27 +158,30 @@ def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = Non
 
 
 def training_groups(
-    truth: Truth, names: Sequence[str], columns: Sequence[str], level: Level = "image"
+    table: Truth, names: Sequence[str], columns: Sequence[str], level: Level = "image", *, whole: bool = False
 ) -> dict[str, list[str]] | None:
-    """Head, medium and tail by the prevalence among a table's training rows (all, where it has no `split`).
+    """Head, medium and tail by the prevalence among a table's training rows: those whose `split` is `train`.
 
     Args:
-        truth: One row per image (as the challenge counts) or per study.
+        table: One row per image (as the challenge counts) or per study.
         names: Label names.
         columns: The table's columns of these labels.
         level: `study` counts each study once, as training on studies does.
+        whole: Whether all rows of a table without a column `split` are training rows. Only its giver knows: a
+            table to be scored holds test rows, which must not make groups.
 
     Returns:
-        Group -> names; None where the table has splits but none is `train`.
+        Group -> names; None where the table has no training rows.
     """
-    if "split" in truth.ids.columns:
-        train = (truth.ids["split"] == "train").to_numpy()
-        if not train.any():
-            return None
-        truth = truth.rows(train)
-    if level == "study" and "study_id" in truth.ids.columns:
-        truth = truth.rows(~truth.ids["study_id"].duplicated().to_numpy())
-    targets = truth.targets(columns)
+    if "split" in table.ids.columns:
+        table = table.rows((table.ids["split"] == "train").to_numpy())
+    elif not whole:
+        return None
+    if table.ids.empty:
+        return None
+    if level == "study" and "study_id" in table.ids.columns:
+        table = table.rows(~table.ids["study_id"].duplicated().to_numpy())
+    targets = table.targets(columns)
     return groups(names, np.nansum(targets, axis=0), (~np.isnan(targets)).sum(axis=0))
 
 

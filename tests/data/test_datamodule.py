@@ -457,3 +457,26 @@ def test_real_films_come_out_of_the_loader_as_they_look(shared_data):
     assert len(batch["ids"]) == 6
     means = batch["images"].float().mean(dim=(1, 2, 3))
     assert ((means > 40) & (means < 220)).all()
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_stores_that_share_patients_across_splits_are_refused(stage, tmp_path):
+    first = make_store(tmp_path / "a")
+    second = make_store(tmp_path / "b")
+    table = Manifest.read(second).table
+    for column in ("patient_id", "study_id", "image_id"):
+        table[column] = table[column].str.replace("b", "a")
+    table["split"] = ["val" if patient == "a000" else split for patient, split in zip(table["patient_id"], table["split"], strict=True)]
+    Manifest(table).write(second / "manifest.parquet")
+    with pytest.raises(InputError, match=r"1 patients are in two splits .*'a000' of nih: train in .*a; val in .*b"):
+        study_data([str(first), str(second)]).setup(stage)
+
+
+def test_stores_that_share_patients_within_their_splits_are_fine(tmp_path):
+    first, second = make_store(tmp_path / "a"), make_store(tmp_path / "b")
+    table = Manifest.read(second).table
+    table["patient_id"] = table["patient_id"].str.replace("b", "a")
+    Manifest(table).write(second / "manifest.parquet")
+    data = study_data([str(first), str(second)])
+    data.setup("fit")
+    assert data.train_batches() == 11

@@ -1,5 +1,6 @@
 """Reading pictures of every kind, and making squares of them."""
 
+import os
 import struct
 import zlib
 
@@ -193,13 +194,88 @@ def test_what_is_no_image_is_refused_with_the_reason(tmp_path, grey):
             read_image(tmp_path / name)
 
 
-def test_corrupt_pixels_of_a_png_are_refused(tmp_path, grey):
-    file = saved(tmp_path / "a.png", PillowImage.fromarray(grey))
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.png"):
-        read_image(file)
+def test_one_wrong_bit_anywhere_in_the_pixels_of_a_png_is_refused(tmp_path):
+    y, x = np.mgrid[:300, :400]
+    whole = saved(tmp_path / "a.png", PillowImage.fromarray(((x + y) % 256).astype(np.uint8))).read_bytes()
+    first, last = whole.index(b"IDAT"), whole.index(b"IEND") - 4
+    rng = np.random.default_rng(0)
+    for position, bit in [
+        (len(whole) // 2, 0),
+        *zip(rng.integers(first, last, 60), rng.integers(0, 8, 60), strict=True),
+    ]:
+        content = bytearray(whole)
+        content[position] ^= 1 << int(bit)
+        (tmp_path / "b.png").write_bytes(content)
+        with pytest.raises(InputError, match=r"b\.png"):
+            read_image(tmp_path / "b.png")
+    read_image(tmp_path / "a.png")
+
+
+@pytest.fixture(scope="module")
+def textured():
+    """(600, 400) uint8: waves and noise."""
+    y, x = np.mgrid[:600, :400]
+    noise = np.random.default_rng(0).normal(0, 8, (600, 400))
+    return (127 + 90 * np.sin(x / 40) * np.cos(y / 50) + noise).clip(0, 255).astype(np.uint8)
+
+
+JPEG_KINDS = [{}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 7}]
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_that_ends_too_early_is_refused_whatever_was_appended(tmp_path, textured, mode, options):
+    image = PillowImage.fromarray(textured).convert("RGB").convert(mode)
+    whole = saved(tmp_path / "a.jpg", image, **options).read_bytes()
+    read_image(tmp_path / "a.jpg")
+    read_image(tmp_path / "a.jpg", min_size=50)
+    (tmp_path / "preview.jpg").write_bytes(whole + b"\0" * 500 + whole[:2000])
+    read_image(tmp_path / "preview.jpg")
+    cut = tmp_path / "cut.jpg"
+    for share in (0.2, 0.4, 0.7, 0.95):
+        kept = int(len(whole) * share)
+        for end in (b"\xff\xd9", bytes(len(whole) - kept)):
+            cut.write_bytes(whole[:kept] + end)
+            for min_size in (None, 50):
+                with pytest.raises(InputError, match=r"cut\.jpg cannot be decoded"):
+                    read_image(cut, min_size=min_size)
+
+
+def test_a_jpeg_cut_between_two_restart_markers_is_refused(tmp_path, textured):
+    whole = saved(tmp_path / "a.jpg", PillowImage.fromarray(textured), restart_marker_rows=1).read_bytes()
+    for number in range(8):
+        (tmp_path / "cut.jpg").write_bytes(whole[: whole.rindex(bytes((0xFF, 0xD0 + number)))] + b"\xff\xd9")
+        with pytest.raises(InputError, match="last rows"):
+            read_image(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_whole_jpeg_with_a_middle_grey_border_is_read(tmp_path, textured, mode, options):
+    film = textured.copy()
+    film[300:] = 128
+    for pixels in (film, np.full_like(film, 128)):
+        image = PillowImage.fromarray(pixels).convert("RGB").convert(mode)
+        read = read_image(saved(tmp_path / "a.jpg", image, **options))
+        assert (np.abs(read.pixels[320:].astype(int) - 128) <= 1).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.dcm").symlink_to("/dev/zero")
+    for name in ("pipe.png", "link.dcm"):
+        with pytest.raises(InputError, match=f"{name} is a pipe, socket or device"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.bmp"])
+def test_a_picture_is_told_by_its_content_not_by_its_ending(tmp_path, grey, name):
+    file = saved(tmp_path / name, PillowImage.fromarray(grey))
+    expected = read_image(file).pixels
+    for ending in (".dcm", ".png", ".jpg"):
+        np.testing.assert_array_equal(read_image(file.rename(file.with_suffix(ending))).pixels, expected)
+        file = file.with_suffix(ending)
 
 
 def test_real_films_are_read(shared_data):

@@ -89,6 +89,15 @@ def test_sizes_and_spacing_of_the_files_are_kept(tmp_path):
     assert Store(tmp_path / "store").manifest.labels == ["Mass", "Edema"]
 
 
+def test_the_spacing_of_pixels_that_are_no_squares_is_left_empty(tmp_path):
+    write_films(tmp_path / "raw", 3, side=120)  # 120 rows of 120, 121 and 122 columns
+    manifest = manifest_of(
+        ["film_000.png", "film_001.png", "film_002.png"], meta_pixel_spacing_mm=0.1, meta_width=240, meta_height=240
+    )
+    table = prepare_manifest(manifest, tmp_path / "raw", tmp_path / "store", size=SIZE).manifest.table
+    assert table["meta_pixel_spacing_mm"].round(4).fillna(-1).tolist() == [0.2, 0.1992, -1]
+
+
 def test_bad_files_are_listed_and_left_out(tmp_path, caplog):
     manifest = films(tmp_path / "raw", 6)
     (tmp_path / "raw" / "film_001.png").write_bytes(b"")
@@ -294,9 +303,123 @@ def test_a_kill_while_moving_into_place_loses_neither_store(tmp_path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", killed)
         prepare_manifest(manifest, root, output, size=SIZE, overwrite=True)
-    assert Store(output if step == "before" else tmp_path / ".store.old").info.size == 8
+    assert Store(output).info.size == 8
+    assert not (tmp_path / ".store.old").exists()
     assert prepare_manifest(manifest, root, output, size=SIZE, overwrite=True).info.size == SIZE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "store"]
+
+
+def test_what_a_kill_after_the_move_left_is_removed_by_the_next_call(tmp_path, monkeypatch):
+    manifest, root, output = films(tmp_path / "raw", 4), tmp_path / "raw", tmp_path / "store"
+    prepare_manifest(manifest, root, output, size=8)
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(partial_module, "clear_leftovers", killed)
+        prepare_manifest(manifest, root, output, size=SIZE, overwrite=True)
+    assert (output / "journal.jsonl").exists()
+    assert (tmp_path / ".store.old").exists()
+    assert prepare_manifest(manifest, root, output, size=SIZE).info.size == SIZE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "store"]
+    assert len(list(output.iterdir())) == 5
+
+
+def test_a_store_is_not_put_back_under_the_hands_of_the_process_that_replaces_it(tmp_path):
+    manifest, output = films(tmp_path / "raw", 4), tmp_path / "store"
+    prepare_manifest(manifest, tmp_path / "raw", output, size=8)
+    settings = {"packing": "npy", "size": SIZE, "resize": "squash"}
+    with partial_module.PartialStore(output, manifest, settings, restart=True):
+        output.rename(tmp_path / ".store.old")
+        assert not Store.is_store(output)
+    assert Store(output).info.size == 8
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A folder with 40 films and a table of them; returns the options of source table."""
+    write_films(tmp_path / "raw", 40)
+    names = [f"film_{number:03d}.png" for number in range(40)]
+    pd.DataFrame({"path": names, "patient_id": names, "[/red]": 1.0}).to_csv(tmp_path / "films.csv", index=False)
+    return {"source": "table", "root": tmp_path / "raw", "table": tmp_path / "films.csv", "size": SIZE, "workers": 0}
+
+
+def test_mistakes_in_options_are_told_before_the_table_is_read(listed, tmp_path):
+    listed["table"].write_text("no table")
+    for options, words in (
+        ({"seed": -1}, "seed.*-1"),
+        ({"size": 0}, "size.*0"),
+        ({"workers": -2}, "workers.*-2"),
+        ({"val_fraction": 2}, "val_fraction.*2"),
+        ({"output": tmp_path / "raw" / "o"}, "lie in each other"),
+        ({"output": tmp_path / "films.csv" / "x"}, r"output .*films\.csv.*cannot be used: Not a directory"),
+        ({"output": tmp_path / ("x" * 300)}, "cannot be used: File name too long"),
+        ({"output": tmp_path / ("x" * 250)}, "cannot be used: File name too long"),  # with .partial it is
+        ({"output": Path("/")}, "lie in each other"),
+        ({"root": tmp_path / ("x" * 300)}, "root .*cannot be used: File name too long"),
+    ):
+        for dry_run in (False, True):
+            with pytest.raises(InputError, match=words):
+                prepare(**{"output": tmp_path / "o", **listed, **options}, dry_run=dry_run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["films.csv", "raw"]
+
+
+def test_brackets_in_paths_and_labels_are_printed_as_they_are(listed, tmp_path, capsys):
+    for dry_run in (True, False):
+        prepare(**listed, output=tmp_path / "o" / "[" / "a]", dry_run=dry_run)
+        assert "[/red]" in capsys.readouterr().out
+    assert len(Store(tmp_path / "o" / "[" / "a]")) == 40
+
+
+def test_a_repeated_run_names_the_rejected_files(listed, tmp_path, caplog):
+    (tmp_path / "raw" / "film_003.png").write_bytes(b"")
+    prepare(**listed, output=tmp_path / "o")
+    for dry_run in (True, False):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            prepare(**listed, output=tmp_path / "o", dry_run=dry_run)
+        assert "is there already" in caplog.text
+        assert re.search(r"1 files were rejected, see .*rejected\.csv; --overwrite true tries them again", caplog.text)
+
+
+def test_dry_run_refuses_what_the_real_run_refuses(listed, tmp_path, monkeypatch):
+    prepare(**listed, output=tmp_path / "o")
+    with pytest.raises(InputError, match=r"size 16, now 8\).*--overwrite"):
+        prepare(**listed | {"size": 8}, output=tmp_path / "o", dry_run=True)
+    with pytest.raises(InputError, match="is not a store"):
+        prepare(**listed, output=tmp_path / "films.csv", dry_run=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(InputError, match=r"needs .* more"):
+        prepare(**listed, output=tmp_path / "new" / "p", dry_run=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_that_change_nothing_make_no_other_store(listed, tmp_path, caplog):
+    table = pd.read_csv(listed["table"])
+    table.assign(split=["train", "val", "test", "train"] * 10).to_csv(listed["table"], index=False)
+    prepare(**listed, output=tmp_path / "o")
+    written = (tmp_path / "o" / "store.json").stat().st_mtime_ns
+    assert "changes nothing" not in caplog.text
+    for options in ({"test_fraction": 0.3}, {"val_fraction": 0.2}, {"seed": 5}, {"jpeg_quality": 50}):
+        caplog.clear()
+        prepare(**listed, output=tmp_path / "o", **options)
+        ((name, value),) = options.items()
+        assert f"--{name} {value} changes nothing" in caplog.text
+    assert (tmp_path / "o" / "store.json").stat().st_mtime_ns == written
+
+
+def test_what_names_the_same_labels_makes_the_same_store(shared_data, tmp_path):
+    options = {"source": "nih", "root": shared_data / "nih-1000", "output": tmp_path / "o", "size": 4, "workers": 0}
+    prepare(**options)
+    written = (tmp_path / "o" / "store.json").stat().st_mtime_ns
+    prepare(**options, labels=Path("nih"))
+    assert (tmp_path / "o" / "store.json").stat().st_mtime_ns == written
+
+
+def test_a_folder_has_no_division_and_says_so(listed, tmp_path, caplog):
+    prepare("folder", tmp_path / "raw", tmp_path / "o", size=SIZE, val_fraction=0.3, workers=0)
+    assert "--val_fraction 0.3 changes nothing: source folder" in caplog.text
 
 
 SCRIPT = """

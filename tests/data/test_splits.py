@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from longview import InputError
 from longview.data.manifest import Manifest
-from longview.data.splits import assign_splits, split_patients, split_table
+from longview.data.splits import assign_splits, print_splits, split_patients, split_table
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -215,3 +215,25 @@ def test_the_table_counts_images_studies_patients_and_positives():
     assert counts.loc["patients"].tolist() == [1, 1]
     assert counts.loc["label 0"].tolist() == [1, 1]
     assert counts.loc["label 1"].tolist() == [0, 1]
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match=r"seed.*-1"):
+        assign_splits(manifest(np.array(["a"]), np.zeros((1, 1)), "none"), seed=-1)
+
+
+def test_a_split_that_stays_empty_is_named(caplog):
+    two = manifest(np.array(["a", "b"]), np.zeros((2, 1)), "none")
+    assign_splits(two, val_fraction=0.2, test_fraction=0.1)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        "manifest has no image in split 'test'"
+    ]
+    caplog.clear()
+    assign_splits(two, val_fraction=0.2, test_fraction=0)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_brackets_in_labels_are_printed_as_they_are(capsys):
+    given_ = manifest(np.array(["a"]), np.ones((1, 1)), "test")
+    print_splits(Manifest(given_.table.rename(columns={"label 0": "[/red] x"})))
+    assert "[/red] x" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from longview.data.images import Resize
 from longview.data.phantom_store import PhantomSpec, make_phantom
 from longview.data.sampler import OrderState, StudySampler, even_batch
 from longview.data.store import Store, partial_folder
-from longview.data.studies import ImageStore, Level, StudyDataset
+from longview.data.studies import ImageStore, Level, StudyDataset, check_apart
 from longview.data.transforms import Augment, Preprocessing
 from longview.labels import LabelSet
 
@@ -95,6 +95,8 @@ class StudyData(L.LightningDataModule):
         self.batch_size, self.num_workers, self.augment, self.seed = batch_size, num_workers, augment, seed
         self.predict_split, self.phantom, self.skip_unreadable = predict_split, phantom, skip_unreadable
         passes = {stores: 1.0} if isinstance(stores, str) else stores
+        if isinstance(passes, list) and len(set(passes)) < len(passes):
+            raise InputError(f"data.stores names a store twice: {', '.join(passes)}; give it a weight instead")
         self.passes = passes if isinstance(passes, dict) else dict.fromkeys(passes, 1.0)
         if not self.passes:
             raise InputError("data.stores is empty; give the folder of at least one store")
@@ -112,6 +114,12 @@ class StudyData(L.LightningDataModule):
         if self.phantom is not None:
             make_phantom(self.phantom, Path(next(iter(self.passes))), self.labels)
 
+    def check_paths(self) -> None:
+        """Find stores that are missing before anything is made of the run; a phantom is drawn later."""
+        if self.phantom is None:
+            for path in self.passes:
+                self._open(Path(path))
+
     def setup(self, stage: str) -> None:
         """Open the stores and index the studies of this stage; no image is read."""
         if not self._stores:
@@ -119,6 +127,7 @@ class StudyData(L.LightningDataModule):
             self._check_preprocessing()
         if stage in ("fit", "validate"):
             self._check_prepared(stage)
+            check_apart(self._stores)
         if stage == "fit":
             self._epoch = self.trainer.current_epoch - 1 if self.trainer else -1
             self._datasets["train"] = self._dataset(["train"], augment=self.augment)
@@ -224,16 +233,18 @@ class StudyData(L.LightningDataModule):
             return Store(path)  # which says so where it is only half made
         if ImageFiles.fits(path):
             return ImageFiles(path, self.preprocessing, self.skip_unreadable)
+        state = "is neither a store, nor images, nor a table of images" if path.exists() else "does not exist"
         raise InputError(
-            f"data.stores: {path} does not exist. Make the store with: "
+            f"data.stores: {path} {state}. Make the store with: "
             f"main.py prepare --source SOURCE --root RAW_FOLDER --output {path} --size 512"
         )
 
     def _check_prepared(self, stage: str) -> None:
         for store in self._stores:
             if isinstance(store, ImageFiles):
+                command = str(stage).rpartition(".")[2].lower()
                 raise InputError(
-                    f"data.stores: {store.path} is no store, and {stage} needs one. Make it with: "
+                    f"data.stores: {store.path} is no store, and {command} needs one. Make it with: "
                     f"main.py prepare --source SOURCE --root {store.path} --output STORE --size 512"
                 )
 

@@ -8,6 +8,7 @@ table of at most 65,536 entries, and not once per pixel.
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _BROKEN = (
     RuntimeError, EOFError, OSError, struct.error, OverflowError,
 )  # fmt: skip
 
+_SQUARE = 0.01  # difference of the sides of a pixel, relative to the longer one, that still makes a square
 _TABLE = 1 << 16  # grey values that a table can hold; 32-bit films are mapped pixel by pixel
 
 
@@ -47,8 +49,9 @@ def read_dicom(path: Path, max_pixels: int) -> tuple[npt.NDArray[np.uint8], floa
         max_pixels: Larger films are refused before they are decoded.
 
     Returns:
-        (H, W) uint8 with air black and bone white, and the size of a pixel in mm: the mean of both directions
-        of `PixelSpacing`, else of `ImagerPixelSpacing` (at the detector), else None.
+        (H, W) uint8 with air black and bone white, and the side of a pixel in mm by `PixelSpacing`, else by
+        `ImagerPixelSpacing` (at the detector); None where neither is there or pixels are no squares: one number
+        could not tell their sides, which may differ by 1 %.
 
     Raises:
         InputError: For no DICOM, no pixels, several frames, too large a film, or one that does not decode.
@@ -103,8 +106,13 @@ def _spacing(dataset: Any) -> float | None:
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         value = dataset.get(name)
         if value is not None and len(value) == 2 and all(float(side) > 0 for side in value):
-            return (float(value[0]) + float(value[1])) / 2
+            return square_spacing(float(value[0]), float(value[1]))
     return None
+
+
+def square_spacing(down: float, across: float) -> float | None:
+    """The one number for the two sides of a pixel: their mean, or None where they differ by more than 1 %."""
+    return (down + across) / 2 if math.isclose(down, across, rel_tol=_SQUARE) else None
 
 
 def _palette(dataset: Any) -> bool:

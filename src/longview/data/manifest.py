@@ -7,8 +7,11 @@ ids are unique, a study belongs to one patient, no patient stands in two splits,
 
 from __future__ import annotations
 
+import csv
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +32,10 @@ META_PREFIX = "meta_"
 SPLITS = ("train", "val", "test", "none")
 """Values of `split`; `none` is an image that was not assigned (a folder to predict on)."""
 
-_ID = re.compile(r"(^|[_ ])id$|[a-z]I[Dd]$|[_ ]ID$")
-"""Columns of ids in CSV files of other hands; `COVID` is none."""
+ID_PATTERN = re.compile(r"(^|[_ ])id$|[a-z]I[Dd]$|[_ ]ID$")
+"""Names of id columns in tables of other hands (search); `COVID` is none."""
 
-_BLANK = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A"]
+BLANKS = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A"]
 """What stands for an unknown value in a column of numbers."""
 
 _SHOWN = 5  # ids named in an error message before it says how many more there are
@@ -114,35 +117,102 @@ def read_table(path: str | Path, text: Collection[str] = ()) -> pd.DataFrame:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a .parquet or .csv file")
-    is_csv = file.name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
-    if not is_csv and file.suffix != ".parquet":
+    if is_csv(file):
+        table = _read_typed(file, text)
+    elif file.suffix == ".parquet":
+        try:
+            table = pd.read_parquet(file)
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise InputError(f"{file} cannot be read as a table: {error}") from error
+    else:
         raise InputError(f"{file} is neither .parquet, .csv nor .tsv")
-    try:
-        table = _read_csv(file, text) if is_csv else pd.read_parquet(file)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # pyarrow, pandas parser and decoding errors are among these
-        raise InputError(f"{file} cannot be read as a table: {error}") from error
     if table.empty:
         raise InputError(f"{file} has no rows")
     return table
 
 
-def _read_csv(file: Path, text: Collection[str]) -> pd.DataFrame:
-    separator = "\t" if ".tsv" in file.name.lower() else ","
-    header = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype="str", keep_default_na=False).iloc[0]
-    named = header[header != ""]
+def _read_typed(file: Path, text: Collection[str]) -> pd.DataFrame:
+    header = read_header(file)
+    named = pd.Series([name for name in header if name], dtype="str")
     if named.duplicated().any():  # pandas would rename the second one, and it would pass for a further label
         raise InputError(f"{file} has the column {_first(named[named.duplicated()].unique())} twice")
-    texts = [name for name in header if name in ID_COLUMNS or name in text or _ID.search(name)]
-    blanks = {name: _BLANK for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in texts}
-    return pd.read_csv(
-        file,
-        sep=separator,
-        dtype=dict.fromkeys(texts, "str"),
-        na_values=blanks,
-        keep_default_na=False,
-        low_memory=False,
+    texts = [name for name in header if name in ID_COLUMNS or name in text or ID_PATTERN.search(name)]
+    blanks = {name: BLANKS for name in read_csv(file, nrows=0).columns if name not in texts}
+    return read_csv(file, dtype=dict.fromkeys(texts, "str"), na_values=blanks, keep_default_na=False, low_memory=False)
+
+
+def is_csv(file: Path) -> bool:
+    """Whether a file's ending is that of a table of text: `.csv` or `.tsv`, plain or gzipped."""
+    return file.name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
+
+
+def read_csv(file: Path, **options: Any) -> pd.DataFrame:
+    """`pandas.read_csv` by the file's ending, with everything that is wrong with the file as one kind of error.
+
+    Args:
+        file: A `.csv` (commas) or `.tsv` (tabs) file in UTF-8, plain or gzipped.
+        options: Further options of `pandas.read_csv`.
+
+    Raises:
+        InputError: Where the file is unreadable, damaged, in another encoding, has other separators, or rows
+            with more cells than the header; names the file and the likely remedy.
+    """
+    read_header(file)
+    try:
+        table: pd.DataFrame = pd.read_csv(file, sep=_separator(file), encoding="utf-8-sig", **options)
+    except UnicodeDecodeError as error:
+        raise InputError(_wrong_encoding(file, error)) from error
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{file} cannot be read as a table: {error}") from error
+    return table
+
+
+def read_header(file: Path) -> list[str]:
+    """Names of the columns of a `.csv` or `.tsv` file, as they stand there.
+
+    Raises:
+        InputError: As :func:`read_csv`, as far as the first two lines show it.
+    """
+    packed = file.name.lower().endswith(".gz")
+    try:
+        with (
+            gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+            if packed
+            else file.open(encoding="utf-8-sig", newline="") as lines
+        ):
+            rows = (row for row in csv.reader(lines, delimiter=_separator(file)) if row)
+            header, row = next(rows, []), next(rows, [])
+    except UnicodeDecodeError as error:
+        raise InputError(_wrong_encoding(file, error)) from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise InputError(f"{file} cannot be read as a table: {error}") from error
+    if not header:
+        raise InputError(f"{file} cannot be read as a table: it is empty")
+    own = _separator(file)
+    other = next((mark for mark in ";\t|," if mark != own and mark in header[0]), None)
+    if len(header) == 1 and other:
+        raise InputError(
+            f"{file}: its columns seem to be separated by {other!r}; save it with {'tabs' if own != ',' else 'commas'}"
+        )
+    if len(row) > len(header):  # pandas would take the first cells for an index, and shift every column
+        raise InputError(
+            f"{file}: its rows have more cells ({len(row)}) than its header ({len(header)}); remove the commas at the "
+            f"end of the rows, or name the columns that the header lacks"
+        )
+    return header
+
+
+def _separator(file: Path) -> str:
+    return "\t" if ".tsv" in file.name.lower() else ","
+
+
+def _wrong_encoding(file: Path, error: UnicodeDecodeError) -> str:
+    """What to do about a table that is not UTF-8."""
+    utf_16 = error.object[:2] in {b"\xff\xfe", b"\xfe\xff"}
+    likely = "UTF-16" if utf_16 else "Latin-1 (Windows-1252)"
+    return (
+        f"{file} cannot be read as a table: it is not UTF-8 but, by its bytes, {likely}; save it as `CSV UTF-8`, or: "
+        f"iconv -f {'UTF-16' if utf_16 else 'WINDOWS-1252'} -t UTF-8 {file} > NEW.csv"
     )
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longview import InputError, __version__
 from longview.data.images import Resize
@@ -29,15 +31,26 @@ from longview.data.store import (
     FORMAT_VERSION,
     IMAGES_FILE,
     INDEX_FILE,
+    LOCK_FILE,
     MANIFEST_FILE,
     REJECTED_FILE,
     Packing,
+    Store,
     StoreInfo,
+    content_hash,
+    describe_difference,
+    folder_bytes,
     partial_folder,
+    replaced_folder,
 )
 
-_SETTINGS, _JOURNAL, _LOCK, _RESERVE = "settings.json", "journal.jsonl", "lock", "reserve"
+logger = logging.getLogger(__name__)
+
+_SETTINGS, _JOURNAL, _RESERVE = "settings.json", "journal.jsonl", "reserve"
+_TOOLS = (_SETTINGS, f"{_SETTINGS}.new", _JOURNAL, LOCK_FILE, _RESERVE)  # no part of the finished store
 _LINE_BYTES = 160  # of a journal line at most: room for all of them is reserved, for the day that the disk is full
+_SQUARE = 0.01  # difference of the sides of a pixel that still makes a square
+_LOG_SECONDS = 10.0  # between lines of progress where there is no terminal
 _SECONDS = 2.0  # between two syncs to disk: what a kill costs at most
 _SHARE = 10  # syncing may take a tenth of the time, on slow disks too
 
@@ -62,7 +75,7 @@ class PartialStore:
         self.rejected: dict[int, str] = {}
         self._unsaved: list[Outcome] = []
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -100,18 +113,13 @@ class PartialStore:
     def _resume_or_begin(self, restart: bool) -> None:
         file = self.folder / _SETTINGS
         before = _read_json(file)
-        if before is not None and before != self.settings:
-            if not restart and _has_lines(self.folder / _JOURNAL):
-                differing = describe_difference(before, self.settings)
-                raise InputError(
-                    f"{self.folder} is half made with other settings ({differing}); go on "
-                    f"with those, or begin anew with --overwrite"
-                )
+        check_partial(self.output, self.settings, restart)
+        if before is not None and describe_difference(before, self.settings):
             before = None
         images = self.folder / IMAGES_FILE[self.packing]
         if before is None or not images.is_file():
             for leftover in self.folder.iterdir():
-                if leftover.name != _LOCK:
+                if leftover.name != LOCK_FILE:
                     leftover.unlink()
             self._create_images(images)
             _write_synced(file, json.dumps(self.settings, indent=2))
@@ -201,7 +209,8 @@ class PartialStore:
     def finish(self, root: Path) -> None:
         """Write manifest, index and `store.json`, and move the folder into place.
 
-        What stood there before is moved aside first and removed last, so that one of both is always there.
+        What stood there before is moved aside first and removed last. After a kill between the two renames
+        it is put back when the store is next opened or prepared (:func:`longview.data.store.recover`).
         """
         self.save()
         rows = np.array(sorted(self.done), np.int64)
@@ -227,7 +236,7 @@ class PartialStore:
             images=len(table),
             rejected=len(self.rejected),
             settings=self.settings,
-            content_hash=content_hash(table, outcomes),
+            content_hash=content_hash(table, (outcome.digest for outcome in outcomes)),
             longview_version=__version__,
         )
         info.write(self.folder)
@@ -242,113 +251,74 @@ class PartialStore:
         for file in self.folder.iterdir():
             _sync(file)
         _sync(self.folder)
-        old = self.output.with_name(f".{self.output.name}.old")
-        _remove(old)
+        old = replaced_folder(self.output)
         if self.output.is_dir() and any(self.output.iterdir()):
+            _remove(old)
             self.output.replace(old)
         self.folder.replace(self.output)
         _sync(self.output.parent)
-        for name in (_SETTINGS, _JOURNAL, _LOCK, _RESERVE):  # only now: with them a kill before the move costs nothing
-            (self.output / name).unlink(missing_ok=True)
-        _remove(old)
+        clear_leftovers(self.output)  # only now: with those files a kill before the move costs nothing
+
+
+def clear_leftovers(output: Path) -> None:
+    """Remove what a kill just after the move into place left: the replaced store, and the tools of building."""
+    if Store.is_store(output):
+        for name in _TOOLS:
+            (output / name).unlink(missing_ok=True)
+        _remove(replaced_folder(output))
+
+
+def check_partial(output: Path, settings: Mapping[str, Any], restart: bool) -> int:
+    """Number of images that a half-made store has already.
+
+    Raises:
+        InputError: Where it was made with other settings, unless it may be begun anew (`restart`).
+    """
+    folder = partial_folder(output)
+    before, journal = _read_json(folder / _SETTINGS), folder / _JOURNAL
+    if before is None or not journal.is_file():
+        return 0
+    done = journal.read_bytes().count(b"\n")
+    differing = describe_difference(before, settings)
+    if differing and done and not restart:
+        raise InputError(
+            f"{folder} is half made with other settings ({differing}); go on with those, or begin anew with --overwrite"
+        )
+    return 0 if differing else done
 
 
 def bytes_done(output: Path) -> int:
     """Bytes on disk that a half-made store takes already."""
     folder = partial_folder(output)
-    return sum(file.stat().st_blocks * 512 for file in folder.iterdir()) if folder.is_dir() else 0  # POSIX: of 512
-
-
-def build_settings(
-    manifest: Manifest,
-    root: Path,
-    *,
-    size: int,
-    resize: Resize,
-    packing: Packing,
-    jpeg_quality: int,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Everything that decides what a store will hold: equal settings, equal store.
-
-    Args:
-        manifest: All images; its rows count by their hash, so that another table or split is another store.
-        root: Folder of the raw files.
-        size: Side in pixels.
-        resize: How a film becomes a square.
-        packing: npy or jpeg.
-        jpeg_quality: 1 to 100; counts only where the packing is jpeg.
-        options: What the manifest was made with (seed, fractions, label set), to say what differs.
-    """
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "root": str(root.resolve()),
-        "size": size,
-        "resize": resize,
-        "packing": packing,
-        "jpeg_quality": jpeg_quality if packing == "jpeg" else None,
-        "options": dict(options),
-        "images": len(manifest),
-        "manifest": table_hash(manifest.table),
-    }
-    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as it will be read back
-    return result
-
-
-def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`size 512, now 384`, for messages."""
-    flat = [dict(item) | dict(item.get("options") or {}) for item in (before, now)]
-    keys = [key for key in flat[1] | flat[0] if key != "options" and flat[0].get(key) != flat[1].get(key)]
-    if len(keys) > 1 and "manifest" in keys:  # it follows from the others; alone, it says that the tables differ
-        keys.remove("manifest")
-    return ", ".join(f"{key} {flat[0].get(key)}, now {flat[1].get(key)}" for key in keys)
-
-
-def table_hash(table: pd.DataFrame) -> str:
-    """Hash of a table's column names and values; NaN equals NaN, integers equal the same floats."""
-    total = blake2b(digest_size=16)
-    for name in table.columns:
-        total.update(f"\x1e{name}\x1f".encode())
-        if pd.api.types.is_numeric_dtype(table[name]):
-            values = table[name].to_numpy(np.float64, na_value=np.nan) + 0.0  # -0 becomes 0
-            values[np.isnan(values)] = np.nan  # one NaN, whatever its bits
-            total.update(values.tobytes())
-        else:
-            total.update("\x1f".join(table[name].astype("str")).encode())
-    return total.hexdigest()
-
-
-def content_hash(table: pd.DataFrame, outcomes: Iterable[Outcome]) -> str:
-    """Hash of a store's manifest and images, put together from the digests that the workers made of each."""
-    total = blake2b(table_hash(table).encode(), digest_size=16)
-    for outcome in outcomes:
-        total.update(bytes.fromhex(outcome.digest))
-    return total.hexdigest()
+    return folder_bytes(folder) if folder.is_dir() else 0
 
 
 def _with_meta(table: pd.DataFrame, outcomes: list[Outcome]) -> pd.DataFrame:
     """Size in pixels and pixel spacing of the files as they were read.
 
-    Where a file has no spacing, the source's is kept. It speaks of the film whose width the source gives
-    (NIH: the detector's, not that of the 1024 px PNG), so it is scaled to the file's pixels.
+    Where a file has no spacing, the source's is kept. It speaks of the film whose width and height the source
+    gives (NIH: the detector's, not that of the 1024 px PNG), so it is scaled to the file's pixels. Where those
+    are no squares any more (their sides differ by more than 1 %), no one number is true, and it is NaN.
     """
     labels = label_columns(table.columns)
     rest = table.drop(columns=labels)
-    width = np.array([outcome.width for outcome in outcomes], np.int64)
+    sizes = {
+        "meta_height": np.array([outcome.height for outcome in outcomes], np.int64),
+        "meta_width": np.array([outcome.width for outcome in outcomes], np.int64),
+    }
     spacing = pd.Series([outcome.spacing_mm for outcome in outcomes], index=rest.index, dtype=np.float64)
     if "meta_pixel_spacing_mm" in rest.columns:
         of_source = rest["meta_pixel_spacing_mm"].astype(np.float64)
-        if "meta_width" in rest.columns:
-            of_source *= (rest["meta_width"].astype(np.float64) / width).fillna(1.0)
-        spacing = spacing.fillna(of_source)
+        down, across = (
+            rest[name].astype(np.float64) / size if name in rest.columns else pd.Series(np.nan, index=rest.index)
+            for name, size in sizes.items()
+        )
+        # a source that gives one side alone is believed to have scaled both alike
+        down, across = down.fillna(across).fillna(1.0), across.fillna(down).fillna(1.0)
+        square = np.isclose(down, across, rtol=_SQUARE, atol=0)
+        spacing = spacing.fillna((of_source * (down + across) / 2).where(square))
     rest["meta_pixel_spacing_mm"] = spacing
-    rest["meta_height"] = np.array([outcome.height for outcome in outcomes], np.int64)
-    rest["meta_width"] = width
-    return pd.concat([rest, table[labels]], axis=1)
-
-
-def _has_lines(journal: Path) -> bool:
-    return journal.is_file() and journal.stat().st_size > 0
+    return pd.concat([rest.assign(**sizes), table[labels]], axis=1)
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
@@ -377,3 +347,36 @@ def _sync(path: Path) -> None:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
+
+
+class Meter:
+    """A progress bar on a terminal, a log line now and then elsewhere; both with images/s and time left."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total, self._before, self._begun = total, done, time.monotonic()
+        self._logged = self._begun
+        console = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console) if console.is_terminal else None
+        self._task = self._bar.add_task("", total=total, completed=done) if self._bar else None
+
+    def __enter__(self) -> Meter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, rejected: int) -> None:
+        """Show how many images are packed and how many files were rejected."""
+        now = time.monotonic()
+        rate = (done + rejected - self._before) / max(now - self._begun, 1e-9)
+        speed = f"{rate:.0f} images/s" + (f", {rejected} rejected" if rejected else "")
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done + rejected, description=speed)
+        elif now - self._logged >= _LOG_SECONDS:
+            left = (self._total - done - rejected) / max(rate, 1e-9)
+            logger.info("%d of %d, %s, %.0f s left", done + rejected, self._total, speed, left)
+            self._logged = now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +54,9 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
 
     with _locked(output):
         if Store.is_store(output):  # another process was faster
+            _check_same(spec, output, raw)
             return
+        _check_same(spec, output, raw)
         logger.info("drawing %d phantom studies into %s and preparing %s", spec.studies, raw, output)
         if not (raw / "phantom.json").is_file():
             phantom(spec.layout, raw, studies=spec.studies, size=spec.size, seed=spec.seed)
@@ -64,13 +65,22 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
 
 
 def _check_same(spec: PhantomSpec, output: Path, raw: Path) -> None:
-    """Refuse a store that was made to another specification, rather than take it for the one asked for."""
-    info = raw / "phantom.json"
-    if info.is_file():
-        before = json.loads(info.read_text(encoding="utf-8"))["settings"]
-    else:  # the raw files may be gone: the store knows its size alone
-        before = {"size": Store(output).info.size}
-    differing = [f"{key} {before[key]}, now {now}" for key, now in vars(spec).items() if before.get(key, now) != now]
+    """Refuse a store or raw files made to another specification, rather than take them for the ones asked for.
+
+    The raw files, which may be gone, know all of it; the store, which may not be there yet, all but the seed.
+    """
+    from longview.data.phantom import read_settings
+
+    known: dict[str, object] = {}
+    if (raw / "phantom.json").is_file():
+        known |= read_settings(raw)
+    if Store.is_store(output):
+        store = Store(output)
+        studies = store.manifest.table["study_id"].nunique()
+        known |= {"size": store.info.size, "studies": studies}
+        if store.info.source != "phantom":  # the name of the phantom's own source says no layout
+            known["layout"] = store.info.source
+    differing = [f"{key} {known[key]}, now {now}" for key, now in vars(spec).items() if known.get(key, now) != now]
     if differing:
         raise InputError(
             f"{output} holds a phantom of other settings ({'; '.join(differing)}): give another data.stores, or remove "
@@ -81,7 +91,10 @@ def _check_same(spec: PhantomSpec, output: Path, raw: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process at a time make `path`; the lock goes with a process that dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"{path} cannot be made: a part of its path is a file, not a folder") from error
     with path.with_name(f".{path.name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,15 +1,12 @@
-"""`longview prepare`: from a raw data set to a store, once, with worker processes; safe to kill and resume.
-
-uv run main.py prepare --source nih --root ../shared/data/nih-1000 --size 64 --output data/nih-1000
-"""
+"""`longview prepare`: from a raw data set to a store, once, with worker processes; safe to kill and resume."""
 
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,26 +14,36 @@ from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from longview import InputError
 from longview.data.images import Resize
 from longview.data.manifest import Manifest
 from longview.data.packing import Job, Outcome, pack_files
-from longview.data.partial import PartialStore, build_settings, bytes_done, describe_difference
+from longview.data.partial import Meter, PartialStore, bytes_done, check_partial, clear_leftovers
 from longview.data.sources import open_source, source_class
-from longview.data.splits import assign_splits, split_table
-from longview.data.store import REJECTED_FILE, Packing, Store
+from longview.data.splits import assign_splits, check_division, print_splits, warn_empty
+from longview.data.store import (
+    REJECTED_FILE,
+    Packing,
+    Store,
+    build_settings,
+    bytes_needed,
+    check_room,
+    describe_difference,
+    existing_folder,
+    folder_bytes,
+    human_bytes,
+    partial_folder,
+    recover,
+)
 from longview.labels import LabelSet
 
 logger = logging.getLogger(__name__)
 
-_JPEG_BYTES = 0.25  # bytes per pixel at most, of films of 256 to 1024 px at quality 92
-_BESIDE = 2000  # bytes per image for manifest, index and journal
 _WORTH_BYTES, _WORTH_FILES = 50e6, 2000  # to read, for each second that a worker takes to start
 _HOPELESS = 500  # files rejected in a row from the first on: the root or the disk is at fault, not the files
-_LOG_SECONDS = 10.0  # between lines of progress where there is no terminal
 _STATTED = 2000  # files whose size is looked up for a dry run
 _SHOWN_LABELS = 10  # labels in the table of a dry run
 
@@ -70,8 +77,11 @@ def prepare(
     Example: main.py prepare --source nih --root ../shared/data/nih-1000 --size 64 --output data/nih-1000
 
     Raw files are only read. The store appears under its name when it is whole; until then it grows in
-    `.NAME.partial` beside it, and the same command goes on where it was stopped or killed. Files that cannot
-    be read are listed in `rejected.csv` of the store with the reason, and left out of its manifest.
+    .NAME.partial beside it, and the same command goes on where it was stopped or killed. Once it is whole the
+    same command does nothing; with other settings it refuses to replace the store unless --overwrite true.
+
+    Files that cannot be read are left out, and listed in rejected.csv of the store with the reason; with
+    --strict true the first of them stops the run instead. --dry_run true makes all checks and writes nothing.
 
     Args:
         source: Layout of the raw data: nih, covid-chestxray, cxr-lt-2024, phantom, table (your own CSV) or folder.
@@ -80,7 +90,7 @@ def prepare(
         size: Side of the square images in pixels; train at this size or below.
         resize: squash stretches films to the square, letterbox pads them with black, crop keeps the centre.
         packing: npy is the fastest to read; jpeg takes about a tenth of the room (1024 px on a small disk).
-        jpeg_quality: Quality of packing jpeg, 1 to 100.
+        jpeg_quality: Quality of the images in the store, 1 to 100; counts only for packing jpeg.
         labels: Label set to align to, a YAML file or a name in configs/labels; default: the source's own.
         table: CSV or parquet file with paths and labels, for source table.
         columns: Which column is what, for source table: '{"path": "file", "patient_id": "mrn"}'.
@@ -88,31 +98,64 @@ def prepare(
         unknown: Findings outside of the labels, for nih and covid-chestxray: error (default) or ignore.
         task: Which task's files to read, for cxr-lt-2024; default: those that fit the labels.
         development: What the development images are, for cxr-lt-2024: val (default), test or ignore.
-        val_fraction: Share for validation, by patient, where the data set has no official validation part.
-        test_fraction: Share for testing, by patient, of images without an official split.
-        seed: Seed of the division into splits.
+        val_fraction: Share for validation, whole patients; counts where images have no official split, or the
+            official lists have no validation part; never for source folder.
+        test_fraction: Share for testing, whole patients; counts only for images without an official split;
+            never for source folder.
+        seed: Seed of the division into splits, 0 or more; counts where a fraction does.
         workers: Worker processes; 0 works in this one; default: one per CPU, fewer for few images.
         strict: Stop at the first file that cannot be read, instead of listing it.
-        dry_run: Say what would be read and how large the store would be, and write nothing.
-        overwrite: Replace a store of other settings; the old one stays until the new one is whole.
+        dry_run: Say what would be read, how large the store would be and what stands in the way; write nothing.
+        overwrite: Make the store anew where there is one; the old one stays until the new one is whole, and is put
+            back by the next command that opens it if the run is killed in the very moment of the exchange.
     """
+    _check_arguments(root, output, size, jpeg_quality, workers)
+    check_division(val_fraction, test_fraction, seed)
     label_set = None if labels is None else LabelSet.load(labels)
     given = {"uncertain": uncertain, "unknown": unknown, "task": task, "development": development}
     manifest = open_source(source, root, label_set, table=table, columns=columns, **given).read()
     options: dict[str, Any] = {"source": source, "labels": None if labels is None else str(labels)}
     options |= {name: value for name, value in given.items() if value is not None}
+    division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
+    read = _division_read(source, manifest)
     if source_class(source).assign:
         manifest = assign_splits(manifest, val_fraction, test_fraction, seed)
-        options |= {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
+    options |= {name: division[name] for name in read}
+    unread = {name: value for name, value in division.items() if name not in read}
+    _warn_unread(unread | ({} if packing == "jpeg" else {"jpeg_quality": jpeg_quality}), source, packing)
     if dry_run:
-        _check_arguments(root, output, size, jpeg_quality, workers)
-        _describe(manifest, root, output, _bytes_needed(len(manifest), size, packing))
+        settings = build_settings(
+            manifest, root, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality, options=options
+        )
+        _describe(manifest, root, output, bytes_needed(settings))
+        _standing(output.resolve(), settings, strict, overwrite)
         return
     store = prepare_manifest(
         manifest, root, output, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality,
         workers=workers, strict=strict, overwrite=overwrite, options=options,
     )  # fmt: skip
-    _print_splits(store.manifest)
+    before = set(manifest.table["split"].unique())
+    warn_empty(store.manifest, before, f"none of its files can be read; see {output / REJECTED_FILE}")
+    print_splits(store.manifest)
+
+
+def _division_read(source: str, manifest: Manifest) -> list[str]:
+    """Which options of the division count for what the source gave."""
+    splits = set(manifest.table["split"].unique())
+    if not source_class(source).assign or ("none" not in splits and "val" in splits):
+        return []
+    return ["val_fraction", "test_fraction", "seed"] if "none" in splits else ["val_fraction", "seed"]
+
+
+def _warn_unread(unread: Mapping[str, object], source: str, packing: Packing) -> None:
+    """Name the options that were given another value than their default, and change nothing."""
+    why = f"the data set of source {source} has that split already"
+    if not source_class(source).assign:
+        why = f"source {source} leaves its images without a split"
+    for name, value in unread.items():
+        if value != inspect.signature(prepare).parameters[name].default:
+            reason = f"packing is {packing}" if name == "jpeg_quality" else why
+            logger.warning("--%s %s changes nothing: %s", name, value, reason)
 
 
 def prepare_manifest(
@@ -154,21 +197,53 @@ def prepare_manifest(
     _check_arguments(root, output, size, jpeg_quality, workers)
     output = output.resolve()  # a link to another disk: the store is built there
     settings = build_settings(
-        manifest, root, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality,
-        options=options or {},
-    )  # fmt: skip
+        manifest, root, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality, options=options or {}
+    )
+    store = _standing(output, settings, strict, overwrite)
+    if store is not None:
+        clear_leftovers(output)
+        return store
+    _make_place(output)
+    return _build(output, root, manifest, settings, jpeg_quality, workers, strict, overwrite)
+
+
+def _standing(output: Path, settings: Mapping[str, Any], strict: bool, overwrite: bool) -> Store | None:
+    """The store that is wanted, where it is there already; else None, after all checks that can be made before.
+
+    Raises:
+        InputError: Where another store, a half-made one, another folder or too little room is in the way.
+    """
+    recover(output)
     if not overwrite and _is_done(output, settings, strict):
         logger.info("%s is there already, made with the same settings", output)
-        return Store(output)
+        store = Store(output)
+        if store.info.rejected:
+            text = "%d files were rejected, see %s; --overwrite true tries them again"
+            logger.warning(text, store.info.rejected, output / REJECTED_FILE)
+        return store
     _check_output(output, overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(output, _bytes_needed(len(manifest), size, packing) - bytes_done(output))
+    done = check_partial(output, settings, restart=overwrite)
+    if done:
+        logger.info("going on: %d of %d images are done", done, settings["images"])
+    check_room(output, bytes_needed(settings) - bytes_done(output))
+    return None
+
+
+def _build(
+    output: Path,
+    root: Path,
+    manifest: Manifest,
+    settings: Mapping[str, Any],
+    jpeg_quality: int,
+    workers: int | None,
+    strict: bool,
+    overwrite: bool,
+) -> Store:
+    """Read and pack what is not done yet, and move the store into place."""
     with PartialStore(output, manifest, settings, restart=overwrite) as partial:
         jobs = partial.jobs()
-        if len(jobs) < len(manifest):
-            logger.info("going on: %d of %d images are done", len(partial.done), len(manifest))
         count = _workers(workers, jobs, root)
-        outcomes = pack_files(jobs, partial.pack_settings(root, resize, jpeg_quality), count)
+        outcomes = pack_files(jobs, partial.pack_settings(root, settings["resize"], jpeg_quality), count)
         try:
             with closing(outcomes):
                 _pack(partial, outcomes, strict)
@@ -183,9 +258,9 @@ def prepare_manifest(
             raise OSError(error.errno, _stopped(partial, reason), str(partial.folder)) from error
     store = Store(output)
     if partial.rejected:
-        listed = output / REJECTED_FILE
-        logger.warning("%d files could not be read and were left out; see %s", len(partial.rejected), listed)
-    logger.info("%s: %d images of %d px, %s", output, len(store), size, _human(_folder_bytes(output)))
+        text = "%d files could not be read and were left out; see %s"
+        logger.warning(text, len(partial.rejected), output / REJECTED_FILE)
+    logger.info("%s: %d images of %d px, %s", output, len(store), store.info.size, human_bytes(folder_bytes(output)))
     return store
 
 
@@ -196,11 +271,23 @@ def _check_arguments(root: Path, output: Path, size: int, jpeg_quality: int, wor
         raise InputError(f"jpeg_quality must be 1 to 100, not {jpeg_quality}")
     if workers is not None and workers < 0:
         raise InputError(f"workers must be 0 or more, not {workers}")
+    _check_place("root", root)
+    _check_place("output", output)
     if not root.is_dir():
         raise InputError(f"root {root} is not a folder; give the folder of the raw data")
     inner, outer = output.resolve(), root.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise InputError(f"output {output} and root {root} lie in each other; raw data are never written to")
+    _check_place("output", partial_folder(inner))
+
+
+def _check_place(name: str, place: Path) -> None:
+    try:
+        place.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # too long a name, a file where a folder should be, a folder that may not be read
+        raise InputError(f"{name} {place} cannot be used: {error.strerror}; give another path") from error
 
 
 def _is_done(output: Path, settings: Mapping[str, Any], strict: bool) -> bool:
@@ -212,12 +299,24 @@ def _is_done(output: Path, settings: Mapping[str, Any], strict: bool) -> bool:
     if not Store.is_store(output):
         return False
     store = Store(output)
-    if store.info.settings != settings:
-        differing = describe_difference(store.info.settings, settings)
+    differing = describe_difference(store.info.settings, settings)
+    if differing:
         raise InputError(f"{output} is a store already, made otherwise ({differing}); --overwrite replaces it")
     if strict and store.info.rejected:
         raise InputError(f"{output} was made without {store.info.rejected} files; see {output / REJECTED_FILE}")
     return True
+
+
+def _make_place(output: Path) -> None:
+    """Make the folder in which the store is built.
+
+    Raises:
+        InputError: Where it cannot be made.
+    """
+    try:
+        partial_folder(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {output} cannot be made: {error.strerror}; give another path") from error
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -225,19 +324,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not Store.is_store(output) and (output.is_file() or any(output.iterdir())):
         extra = "; --overwrite replaces stores only" if overwrite else ""
         raise InputError(f"{output} exists and is not a store{extra}; give another output, or remove it")
-
-
-def _check_room(output: Path, needed: int) -> None:
-    free = shutil.disk_usage(output.parent).free
-    if needed > free:
-        raise InputError(
-            f"the store needs {_human(needed)} more, {output.parent} has {_human(free)} "
-            f"free; choose a smaller --size, --packing jpeg or another disk"
-        )
-
-
-def _bytes_needed(images: int, size: int, packing: Packing) -> int:
-    return int(images * (size * size * (1 if packing == "npy" else _JPEG_BYTES) + _BESIDE))
 
 
 def _workers(asked: int | None, jobs: Sequence[Job], root: Path) -> int:
@@ -261,7 +347,7 @@ def _file_sizes(root: Path, paths: Iterable[str]) -> list[int]:
 
 def _pack(partial: PartialStore, outcomes: Iterable[list[Outcome]], strict: bool) -> None:
     """Record outcomes and show how far it is."""
-    with _Meter(len(partial.manifest), len(partial.done)) as meter:
+    with Meter(len(partial.manifest), len(partial.done)) as meter:
         for some in outcomes:
             partial.record(some)
             bad = [outcome.reason for outcome in some if outcome.reason]
@@ -286,39 +372,6 @@ def _stopped(partial: PartialStore, reason: str) -> str:
     )
 
 
-class _Meter:
-    """A progress bar on a terminal, a log line now and then elsewhere; both with images/s and time left."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._total, self._before, self._begun = total, done, time.monotonic()
-        self._logged = self._begun
-        console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console) if console.is_terminal else None
-        self._task = self._bar.add_task("", total=total, completed=done) if self._bar else None
-
-    def __enter__(self) -> _Meter:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def update(self, done: int, rejected: int) -> None:
-        """Show how many images are packed and how many files were rejected."""
-        now = time.monotonic()
-        rate = (done + rejected - self._before) / max(now - self._begun, 1e-9)
-        speed = f"{rate:.0f} images/s" + (f", {rejected} rejected" if rejected else "")
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=done + rejected, description=speed)
-        elif now - self._logged >= _LOG_SECONDS:
-            left = (self._total - done - rejected) / max(rate, 1e-9)
-            logger.info("%d of %d, %s, %.0f s left", done + rejected, self._total, speed, left)
-            self._logged = now
-
-
 def _describe(manifest: Manifest, root: Path, output: Path, needed: int) -> None:
     """Print what a dry run found: rows per split and view, common labels, bytes to read and to write."""
     console, data = Console(), manifest.table
@@ -326,44 +379,22 @@ def _describe(manifest: Manifest, root: Path, output: Path, needed: int) -> None
     looked = min(len(data), _STATTED)
     to_read = int(sum(sizes) / looked * len(data))
     how = "all files" if looked == len(data) else f"from the sizes of {looked}"
-    existing = next(folder for folder in [output.resolve(), *output.resolve().parents] if folder.exists())
-    table = Table(title=f"{manifest.origin}: would become {output}", show_header=False)
+    existing = existing_folder(output)
+    table = Table(title=Text(f"{manifest.origin}: would become {output}"), show_header=False)
     table.add_row("images", f"{len(data):,} of {data['patient_id'].nunique():,} patients")
     for column in ("split", "view"):
         counts = data[column].value_counts()
         table.add_row(column, ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     positives = data[manifest.labels].sum().sort_values(ascending=False)
     top = [f"{name} {count:,.0f}" for name, count in positives.head(_SHOWN_LABELS).items()]
-    table.add_row(f"labels ({len(manifest.labels)})", ", ".join(top) or "none")
+    table.add_row(f"labels ({len(manifest.labels)})", Text(", ".join(top) or "none"))
     if len(sizes) < looked:
         table.add_row("missing", f"{looked - len(sizes)} of {looked} files looked at are not there")
-    table.add_row("to read", f"{_human(to_read)} ({how})")
-    table.add_row("store", f"{_human(needed)}; {_human(shutil.disk_usage(existing).free)} free at {existing}")
+    table.add_row("to read", f"{human_bytes(to_read)} ({how})")
+    free = human_bytes(shutil.disk_usage(existing).free)
+    table.add_row("store", Text(f"{human_bytes(needed)}; {free} free at {existing}"))
     console.print(table)
 
 
 def _sample(paths: pd.Series[str]) -> pd.Series[str]:
     return paths if len(paths) <= _STATTED else paths.sample(_STATTED, random_state=0)
-
-
-def _print_splits(manifest: Manifest) -> None:
-    counts = split_table(manifest)
-    table = Table(title="images, studies, patients, and positive images per label")
-    table.add_column("")
-    for split in counts.columns:
-        table.add_column(str(split), justify="right")
-    for name, row in counts.iterrows():
-        table.add_row(str(name), *(f"{value:,}" for value in row))
-    Console().print(table)
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in folder.iterdir())  # POSIX: units of 512
-
-
-def _human(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from longview import InputError
 from longview.data.manifest import SPLITS, Manifest
@@ -123,7 +127,8 @@ def assign_splits(manifest: Manifest, val_fraction: float = 0.1, test_fraction: 
 
     Official splits stay, but for validation: where there is no `val`, a share of the patients of `train`
     becomes it. Images with split `none` follow their patient where the patient has a split; the other
-    patients are divided into train, val and test.
+    patients are divided into train, val and test. A split that stays empty although it has a share is named
+    in a warning.
 
     Args:
         manifest: Images with official splits or `none`.
@@ -132,15 +137,9 @@ def assign_splits(manifest: Manifest, val_fraction: float = 0.1, test_fraction: 
         seed: Seed of the division.
 
     Raises:
-        InputError: Where a fraction is negative or nothing is left for training.
+        InputError: Where a fraction or the seed is negative, or nothing is left for training.
     """
-    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 <= fraction < 1:
-            raise InputError(f"{name} must be at least 0 and below 1, not {fraction}")
-    if val_fraction + test_fraction >= 1:
-        raise InputError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing for training; lower one"
-        )
+    check_division(val_fraction, test_fraction, seed)
     table = manifest.table.copy()
     split = table["split"].to_numpy(dtype=object)
     patients = table["patient_id"].to_numpy(dtype=object)
@@ -155,7 +154,28 @@ def assign_splits(manifest: Manifest, val_fraction: float = 0.1, test_fraction: 
             split[rows] = split_patients(patients[rows], targets[rows], fractions, seed)
             logger.info("%d images of split %r divided by patient: %s", int(rows.sum()), pool, fractions)
     table["split"] = pd.array(split, dtype="str")
-    return Manifest(table, origin=manifest.origin)
+    result = Manifest(table, origin=manifest.origin)
+    wanted = {"train": 1.0, "val": val_fraction, "test": test_fraction}
+    why = "too few patients, or official lists without it"
+    warn_empty(result, [name for name, share in wanted.items() if share > 0], why)
+    return result
+
+
+def check_division(val_fraction: float, test_fraction: float, seed: int) -> None:
+    """Check the options of :func:`assign_splits`.
+
+    Raises:
+        InputError: Where a fraction or the seed is negative, or nothing is left for training.
+    """
+    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 <= fraction < 1:
+            raise InputError(f"{name} must be at least 0 and below 1, not {fraction}")
+    if val_fraction + test_fraction >= 1:
+        raise InputError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing for training; lower one"
+        )
+    if seed < 0:
+        raise InputError(f"seed must be 0 or more, not {seed}")
 
 
 def split_table(manifest: Manifest) -> pd.DataFrame:
@@ -177,3 +197,24 @@ def split_table(manifest: Manifest) -> pd.DataFrame:
     result = pd.concat([pd.DataFrame(sizes), positives], axis=1).T.astype(int)
     result.columns.name = None
     return result[[name for name in SPLITS if name in result.columns]]
+
+
+def print_splits(manifest: Manifest) -> None:
+    """Print :func:`split_table`."""
+    counts = split_table(manifest)
+    table = Table(title="images, studies, patients, and positive images per label")
+    table.add_column("")
+    for split in counts.columns:
+        table.add_column(str(split), justify="right")
+    for name, row in counts.iterrows():
+        # Text: brackets in a label's name are no markup
+        table.add_row(Text(str(name)), *(f"{value:,}" for value in row))
+    Console().print(table)
+
+
+def warn_empty(manifest: Manifest, wanted: Collection[str], why: str) -> None:
+    """Log a warning that names each of the wanted splits that has no image."""
+    there = set(manifest.table["split"].unique())
+    for name in SPLITS:
+        if name in wanted and name not in there:
+            logger.warning("%s has no image in split %r: %s", manifest.origin, name, why)

@@ -14,24 +14,38 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from longview import InputError
+from longview.data.images import Resize
 from longview.data.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 Packing = Literal["npy", "jpeg"]
 """`npy`: plain pixels, the fastest to read; `jpeg`: about a tenth of the room, a decode per image."""
 
 FORMAT_VERSION = 1
 """Raised when a store that this version writes could be misread by an older one."""
+
+_JPEG_BYTES = 0.25  # bytes per pixel at most, of films of 256 to 1024 px at quality 92
+_BESIDE = 2000  # bytes per image for manifest, index and journal
 
 INFO_FILE, MANIFEST_FILE, REJECTED_FILE = "store.json", "manifest.parquet", "rejected.csv"
 IMAGES_FILE: dict[Packing, str] = {"npy": "images.npy", "jpeg": "images.bin"}
@@ -100,9 +114,155 @@ class StoreInfo:
         return cls(**data)
 
 
+LOCK_FILE = "lock"
+"""In the folder of a store under construction: held by the process that builds it."""
+
+
 def partial_folder(output: Path) -> Path:
     """Where the store `output` is built before it is moved into place."""
     return output.with_name(f".{output.name}.partial")
+
+
+def replaced_folder(output: Path) -> Path:
+    """Where the store that is being replaced stands between two renames: the old one aside, the new one in."""
+    return output.with_name(f".{output.name}.old")
+
+
+def recover(output: Path) -> None:
+    """Put the old store back where a kill between those two renames left nothing under its name.
+
+    Nothing is done while a process that holds the lock is about to put the new one there.
+    """
+    if not output.name:
+        return
+    old = replaced_folder(output)
+    # locked by the process that replaces it, put back by another, a read-only disk, or a path that is none
+    with suppress(OSError):
+        if output.exists() or not (old / INFO_FILE).is_file():
+            return
+        lock = os.open(partial_folder(output) / LOCK_FILE, os.O_RDWR) if partial_folder(output).is_dir() else None
+        try:
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            old.rename(output)
+            logger.warning("%s: replacing it was cut short; the old one is back in its place", output)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def build_settings(
+    manifest: Manifest,
+    root: Path,
+    *,
+    size: int,
+    resize: Resize,
+    packing: Packing,
+    jpeg_quality: int,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that decides what a store will hold: equal settings, but for the options, equal store.
+
+    Args:
+        manifest: All images; its rows count by their hash, so that another table or split is another store.
+        root: Folder of the raw files.
+        size: Side in pixels.
+        resize: How a film becomes a square.
+        packing: npy or jpeg.
+        jpeg_quality: 1 to 100; counts only where the packing is jpeg.
+        options: What the manifest was made with (seed, fractions, label set): no part of the comparison, but named
+            where manifests differ.
+    """
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "root": str(root.resolve()),
+        "size": size,
+        "resize": resize,
+        "packing": packing,
+        "jpeg_quality": jpeg_quality if packing == "jpeg" else None,
+        "options": dict(options),
+        "images": len(manifest),
+        "manifest": table_hash(manifest.table),
+    }
+    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as it will be read back
+    return result
+
+
+def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`size 512, now 384`, for messages; empty where both make the same store.
+
+    Options are named where the manifests differ, and only there: by themselves they decide nothing.
+    """
+    flat = [dict(item) for item in (before, now)]
+    options = [item.pop("options", None) or {} for item in flat]
+    if before.get("manifest") != now.get("manifest"):
+        flat = [item | option for item, option in zip(flat, options, strict=True)]
+    keys = [key for key in flat[1] | flat[0] if flat[0].get(key) != flat[1].get(key)]
+    if len(keys) > 1 and "manifest" in keys:  # it follows from the others; alone, it says that the tables differ
+        keys.remove("manifest")
+    return ", ".join(f"{key} {flat[0].get(key)}, now {flat[1].get(key)}" for key in keys)
+
+
+def table_hash(table: pd.DataFrame) -> str:
+    """Hash of a table's column names and values; NaN equals NaN, integers equal the same floats."""
+    total = blake2b(digest_size=16)
+    for name in table.columns:
+        total.update(f"\x1e{name}\x1f".encode())
+        if pd.api.types.is_numeric_dtype(table[name]):
+            values = table[name].to_numpy(np.float64, na_value=np.nan) + 0.0  # -0 becomes 0
+            values[np.isnan(values)] = np.nan  # one NaN, whatever its bits
+            total.update(values.tobytes())
+        else:
+            total.update("\x1f".join(table[name].astype("str")).encode())
+    return total.hexdigest()
+
+
+def content_hash(table: pd.DataFrame, digests: Iterable[str]) -> str:
+    """Hash of a store's manifest and images, put together from the digests that the workers made of each."""
+    total = blake2b(table_hash(table).encode(), digest_size=16)
+    for digest in digests:
+        total.update(bytes.fromhex(digest))
+    return total.hexdigest()
+
+
+def check_room(output: Path, needed: int) -> None:
+    """Check that so many bytes can be written beside `output`.
+
+    Raises:
+        InputError: Where there is too little room; the message has the figures.
+    """
+    existing = existing_folder(output.parent)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"the store needs {human_bytes(needed)} more, {existing} has {human_bytes(free)} "
+            f"free; choose a smaller --size, --packing jpeg or another disk"
+        )
+
+
+def existing_folder(folder: Path) -> Path:
+    """The innermost folder on the way to `folder` that is there."""
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def bytes_needed(settings: Mapping[str, Any]) -> int:
+    """Room that a store of these settings takes at most, in bytes."""
+    share = 1 if settings["packing"] == "npy" else _JPEG_BYTES
+    return int(settings["images"] * (settings["size"] ** 2 * share + _BESIDE))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Room that the files of a folder take on disk, in bytes."""
+    return sum(file.stat().st_blocks * 512 for file in folder.iterdir())  # POSIX: units of 512
+
+
+def human_bytes(count: float) -> str:
+    """`1.2 MB`, for messages."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def _why_no_store(folder: Path) -> str:
@@ -141,7 +301,11 @@ class Store:
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
-        """Whether there is a finished store at `path` (it may still be damaged: opening tells)."""
+        """Whether there is a finished store at `path` (it may still be damaged: opening tells).
+
+        A store that was being replaced when the process was killed is put back first; see :func:`recover`.
+        """
+        recover(Path(path))
         return (Path(path) / INFO_FILE).is_file() and not Path(path).name.endswith(".partial")
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ is looked into per item, no tensor is made per image, and worker processes do no
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ class StudyDataset(Dataset[Batch]):
         Returns:
             The batch, a pure function of the draws.
         """
-        draws = [Draw(item, item) if isinstance(item, int) else item for item in items]
+        draws = [item if isinstance(item, Draw) else self._draw_of(item) for item in items]
         # one generator per study: a study looks the same in whatever batch and process it is read
         generators = [np.random.Generator(np.random.PCG64(draw.seed)) if self.augment else None for draw in draws]
         places = [self._choose(draw.study, rng) for draw, rng in zip(draws, generators, strict=True)]
@@ -166,6 +167,13 @@ class StudyDataset(Dataset[Batch]):
             target=torch.from_numpy(self.targets[studies]),
             ids=list(map(StudyKey, *(column[studies].tolist() for column in self._keys))),
         )
+
+    def _draw_of(self, index: int) -> Draw:
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"study {place} of {len(self)}")
+        place %= len(self)
+        return Draw(place, place)
 
     def reuse(self, buffers: int) -> None:
         """Read into this many pieces of shared memory in turn, so that a batch is overwritten by a later one.
@@ -292,3 +300,30 @@ def _viewing_order(
     starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     return order[np.lexsort((views[order], turn, study[order]))]
+
+
+def check_apart(stores: Sequence[ImageStore]) -> None:
+    """Refuse stores that together put a patient of one source into two splits.
+
+    Each store by itself has been checked as a manifest; prepared twice with another seed, two stores of one data
+    set would train on each other's validation patients.
+
+    Raises:
+        InputError: Naming the source, the first patients and the stores.
+    """
+    if len(stores) < 2:
+        return
+    columns = ["source", "patient_id", "split"]
+    parts = [store.manifest.table[columns].drop_duplicates().assign(store=str(store.path)) for store in stores]
+    known = pd.concat(parts, ignore_index=True)
+    known = known[known["split"] != "none"]
+    splits = known.groupby(["source", "patient_id"])["split"].nunique()
+    torn = splits[splits > 1].index
+    if len(torn):
+        source, patient = torn[0]
+        rows = known[(known["source"] == source) & (known["patient_id"] == patient)]
+        where = "; ".join(f"{row.split} in {row.store}" for row in rows.itertuples())
+        raise InputError(
+            f"{len(torn)} patients are in two splits of the stores together, first {patient!r} of {source}: {where}. "
+            f"Prepare both with the same splits (the same --seed and fractions), or use one of them"
+        )

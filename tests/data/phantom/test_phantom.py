@@ -228,6 +228,21 @@ def test_a_folder_that_is_no_phantom_is_never_replaced(tmp_path):
     assert (output / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("text", ['{"settings": ', "[]", "{}", '{"settings": 3}'])
+def test_a_damaged_mark_is_named_and_nothing_replaced(tmp_path, text):
+    (tmp_path / "phantom.json").write_text(text)
+    with pytest.raises(InputError, match=r"phantom\.json is damaged.*remove"):
+        phantom("nih", tmp_path, studies=3, size=32, overwrite=True)
+    assert (tmp_path / "phantom.json").read_text() == text
+
+
+def test_an_output_below_a_file_is_refused(tmp_path):
+    (tmp_path / "main.py").write_text("pass")
+    for output in (tmp_path / "main.py/x", tmp_path / "main.py/x/y"):
+        with pytest.raises(InputError, match=r"main\.py/x.* cannot be made: a part of its path is a file"):
+            phantom("nih", output, studies=3, size=32)
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("layout", "chexpert"), ("studies", 0), ("size", 4), ("seed", -1), ("workers", -1)]
 )
@@ -249,8 +264,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", str(file))
 
     monkeypatch.setattr(drawing, "_write_image", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left.*nothing of it was kept") as caught:
         phantom("nih", tmp_path / "p", studies=9, size=32)
+    assert caught.value.filename == str(tmp_path / "p")
     assert not list(tmp_path.iterdir())
 
 

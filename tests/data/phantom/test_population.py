@@ -34,8 +34,10 @@ def test_the_drawing_table_and_the_label_set_name_the_same_labels():
 def test_prevalences_are_those_of_the_table_and_long_tailed(present):
     shares = present.mean(axis=0)
     for share, spec in zip(shares, FINDINGS.values(), strict=True):
-        # studies of a patient are not independent: allow for about a third of them as sample
-        assert abs(share - spec.prevalence) < 4 * np.sqrt(spec.prevalence / (STUDIES / 3)), spec.label
+        # studies of a patient are not independent: allow for about a third of them as sample; and for a third of the
+        # prevalence at most, or a rare finding that never comes would pass
+        allowed = min(2 * np.sqrt(spec.prevalence / (STUDIES / 3)), spec.prevalence / 3)
+        assert abs(share - spec.prevalence) < allowed, spec.label
     assert 0.30 < shares.max() < 0.40
     assert 0.003 < shares.min() < 0.013
     assert (shares < 0.01).sum() >= 1

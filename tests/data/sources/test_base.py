@@ -99,8 +99,19 @@ def test_text_tables_keep_leading_zeros_and_survive_byte_order_marks(tmp_path):
     with pytest.raises(InputError, match="'id' must be unique, but 1 values stand twice: 007"):
         check_unique(pd.Series(["007", "007"], name="id"), file)
     file.write_text("id,age\n007,058Y,\n")
-    with pytest.raises(InputError, match="more cells than its header"):
+    with pytest.raises(InputError, match=r"more cells \(3\) than its header \(2\)"):
         read_text(file, ["id"])
     file.write_text("id,age\n")
     with pytest.raises(InputError, match="no rows"):
         read_text(file, ["id"])
+
+
+def test_paths_of_windows_are_told_from_a_wrong_root(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    (tmp_path / "t.csv").write_text("path,patient_id\na\\1.png,1\n")
+    with pytest.raises(InputError, match=r"none of the 1 images.*Windows' \\; write them with /"):
+        open_source("table", tmp_path, table="t.csv").read()
+    (tmp_path / "t.csv").write_text("path,patient_id\nb/1.png,1\n")
+    with pytest.raises(InputError, match=r"the right --root\?"):
+        open_source("table", tmp_path, table="t.csv").read()

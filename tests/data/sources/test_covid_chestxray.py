@@ -179,3 +179,9 @@ def test_a_label_set_without_the_tree_still_knows_that_a_viral_pneumonia_is_one(
     manifest = open_source("covid-chestxray", root, LabelSet.load("nih")).read()
     assert manifest.labels == ["Pneumonia"]  # the source says nothing about NIH's other labels
     assert manifest.table["Pneumonia"].to_list() == [1, 0]
+
+
+def test_a_blank_patient_is_refused_by_its_column_and_line(tmp_path):
+    root = write(tmp_path, "1,0,,,ARDS,PA,X-ray,images,a.jpg", ",0,,,ARDS,PA,X-ray,images,b.jpg")
+    with pytest.raises(InputError, match=r"metadata\.csv: column 'patientid' is empty in 1 rows, first line 3"):
+        open_source("covid-chestxray", root).read()

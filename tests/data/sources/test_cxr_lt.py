@@ -1,5 +1,7 @@
 """The CXR-LT source on a small MIMIC-CXR-JPG tree with the challenge's tables."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,9 +159,9 @@ def test_development_becomes_what_the_option_says(tmp_path, development, split):
 
 
 def test_options_with_other_values_are_refused(tmp_path):
-    with pytest.raises(InputError, match="development is 'dev'; give val, test or ignore"):
+    with pytest.raises(InputError, match="development is 'dev'; give --development val, test or ignore"):
         open_source("cxr-lt-2024", tmp_path, development="dev")
-    with pytest.raises(InputError, match="task is 4; give 1, 2 or 3"):
+    with pytest.raises(InputError, match="task is 4; give --task 1, 2 or 3"):
         open_source("cxr-lt-2024", tmp_path, task=4)
 
 
@@ -254,3 +256,16 @@ def test_order_of_columns_and_rows_never_changes_a_label(tmp_path_factory, seed)
     second = open_source("cxr-lt-2024", write(tmp_path_factory.mktemp("b"), shuffled), TASK3).read()
     expected = first.table.set_index("image_id")
     pd.testing.assert_frame_equal(second.table.set_index("image_id").loc[expected.index], expected)
+
+
+def test_metadata_that_lacks_columns_or_is_damaged_is_named(tmp_path):
+    root = write(tmp_path, tables_2024())
+    file = root / "mimic-cxr-2.0.0-metadata.csv.gz"
+    file.write_bytes(gzip.compress(b"dicom_id,Rows\nx,1\n"))
+    with pytest.raises(InputError, match=r"metadata\.csv\.gz lacks the columns Columns; it has dicom_id, Rows"):
+        open_source("cxr-lt-2024", root).read()
+    whole = gzip.compress(("dicom_id,Rows,Columns\n" + "".join(f"x{n},{n * 7919},1\n" for n in range(9999))).encode())
+    for content in (whole[: len(whole) // 2], whole[:99] + bytes(99) + whole[198:], b"no gzip"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"metadata\.csv\.gz cannot be read as a table"):
+            open_source("cxr-lt-2024", root).read()

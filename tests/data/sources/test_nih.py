@@ -224,3 +224,39 @@ def test_a_hundred_thousand_rows_are_read_in_seconds(tmp_path, shared_data):
     start = time.process_time()
     assert len(open_source("nih", tmp_path).read()) == 10
     assert time.process_time() - start < 4
+
+
+def test_a_blank_patient_is_refused_with_its_line(tmp_path):
+    root = write(tmp_path / "r", [*ROWS[:2], ROWS[2].replace(",0,2,", ",0, ,"), ROWS[3]])
+    with pytest.raises(InputError, match=r"Data_Entry_2017\.csv: column 'Patient ID' is empty in 1 rows, first line 4"):
+        open_source("nih", root).read()
+
+
+def test_a_blank_finding_is_unknown_and_not_no_finding(tmp_path):
+    source = open_source("nih", write(tmp_path / "r", [ROWS[0].replace("Cardiomegaly|Emphysema", ""), *ROWS[1:]]))
+    table = source.read().table
+    assert table.loc[0, list(CODES)].isna().all()
+    assert not table.loc[1:, list(CODES)].isna().any(axis=None)
+    assert source.report["images without a finding, labels unknown"] == [NAMES[0]]
+
+
+def test_copies_with_another_ending_serve_where_the_png_is_not_there(tmp_path):
+    root = write(tmp_path / "r")
+    for name in NAMES[:2]:
+        (root / "images" / name).with_suffix(".JPG").touch()
+    (root / "images" / NAMES[0]).unlink()
+    (root / "images" / "stranger.jpg").touch()
+    source = open_source("nih", root)
+    table = source.read().table
+    assert table["path"].to_list() == ["images/00000001_000.JPG", *(f"images/{name}" for name in NAMES[1:])]
+    assert table["image_id"].to_list() == [name.removesuffix(".png") for name in NAMES]
+    assert source.report["images with another ending than the table's"] == ["images/00000001_000.JPG"]
+    assert source.report["image files that the table does not name"] == ["stranger.jpg"]
+
+
+def test_a_list_that_is_not_utf_8_is_named(tmp_path):
+    root = write(tmp_path / "r")
+    (root / "train_val_list.txt").write_bytes("\n".join(NAMES[:2]).encode("utf-16"))
+    (root / "test_list.txt").write_text(NAMES[3])
+    with pytest.raises(InputError, match=r"train_val_list\.txt is not a list of image names in UTF-8"):
+        open_source("nih", root).read()

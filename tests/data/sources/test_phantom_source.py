@@ -19,3 +19,18 @@ def test_it_is_read_with_the_parser_of_its_layout(layout, tmp_path):
 def test_a_folder_that_is_no_phantom_is_named(tmp_path):
     with pytest.raises(InputError, match=r"is no phantom: it lacks phantom\.json"):
         open_source("phantom", tmp_path).read()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"settings": ', "damaged"),
+        ("[]", "damaged"),
+        ('{"settings": {}}', "damaged"),
+        ('{"settings": {"layout": "x"}}', "layout is 'x'"),
+    ],
+)
+def test_a_damaged_mark_is_named(tmp_path, text, message):
+    (tmp_path / "phantom.json").write_text(text)
+    with pytest.raises(InputError, match=rf"phantom\.json.*{message}"):
+        open_source("phantom", tmp_path).read()

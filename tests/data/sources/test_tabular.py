@@ -1,5 +1,7 @@
 """A user's own table and a plain folder."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,7 +91,7 @@ def test_a_table_without_labels_can_be_read_for_prediction(tmp_path):
 def test_minus_one_is_an_error_until_a_policy_says_what_it_becomes(tmp_path, uncertain, value):
     table = frame(Edema=[1, -1, None])
     for labels in (None, LABELS):
-        with pytest.raises(InputError, match=r"'Edema' has -1 in 1 rows.*uncertain: zero, one or ignore"):
+        with pytest.raises(InputError, match=r"'Edema' has -1 in 1 rows.*--uncertain zero, one or ignore"):
             read(tmp_path, table, labels)
         found = read(tmp_path, table, labels, uncertain=uncertain).table["Edema"]
         np.testing.assert_array_equal(found, np.float32([1, value, np.nan]))
@@ -98,6 +100,8 @@ def test_minus_one_is_an_error_until_a_policy_says_what_it_becomes(tmp_path, unc
 def test_a_label_of_text_is_named_with_its_values(tmp_path):
     with pytest.raises(InputError, match=r"'Edema' holds text \(yes, no\)"):
         read(tmp_path, frame(Edema=["yes", "no", None]), LABELS)
+    with pytest.raises(InputError, match=r"'Edema' holds text \(maybe\)"):
+        read(tmp_path, frame(Edema=["true", "maybe", "0"]), LABELS)
 
 
 def test_a_label_outside_zero_and_one_is_named(tmp_path):
@@ -107,23 +111,23 @@ def test_a_label_outside_zero_and_one_is_named(tmp_path):
 
 def test_without_a_path_or_a_patient_the_remedy_is_said(tmp_path):
     with pytest.raises(
-        InputError, match=r"columns film, Patient ID, .*none of which is known as the path.*columns: \{path"
+        InputError, match=r"columns film, Patient ID, .*none of which is known as the path.*--columns\.path COLUMN"
     ):
         read(tmp_path, frame().rename(columns={"Path": "film"}))
     table = frame().rename(columns={"Patient ID": "person"})
-    with pytest.raises(InputError, match=r"Splits are made by patient.*columns: \{patient_id: Path\}"):
+    with pytest.raises(InputError, match=r"Splits are made by patient.*--columns\.patient_id Path"):
         read(tmp_path, table)
     found = read(tmp_path, table, columns={"patient_id": "Path"}).table
     assert found["patient_id"].to_list() == ["b/1.png", "a/2.jpg", "a/1.png"]
 
 
 def test_two_columns_for_one_role_must_be_told_apart(tmp_path):
-    with pytest.raises(InputError, match="Path, filename may each be the path"):
+    with pytest.raises(InputError, match=r"Path, filename may each be the path; say which with --columns\.path"):
         read(tmp_path, frame(filename="x"))
 
 
 def test_a_wrong_mapping_or_no_table_is_refused(tmp_path):
-    with pytest.raises(InputError, match="needs the option table"):
+    with pytest.raises(InputError, match="needs --table FILE"):
         open_source("table", tmp_path)
     with pytest.raises(InputError, match="columns maps person; it may map path, patient_id"):
         open_source("table", tmp_path, table="films.csv", columns={"person": "x"})
@@ -203,3 +207,67 @@ def test_ids_in_columns_of_any_known_name_keep_their_zeros(tmp_path):
     table = open_source("table", tmp_path, table="table.csv").read().table
     assert table["patient_id"].to_list() == ["007", "008"]
     assert table["study_id"].to_list() == ["010", "011"]
+
+
+@pytest.mark.parametrize("column", ["Patient", "Subject", "MRN"])
+def test_a_patient_called_na_is_one_whatever_the_column_is_called(tmp_path, column):
+    table = frame().rename(columns={"Patient ID": column}).assign(accession=["NA", "x", "N/A"])
+    table[column] = ["NA", "x", "null"]
+    found = read(tmp_path, table, columns={"patient_id": "MRN"} if column == "MRN" else None).table
+    assert found["patient_id"].to_list() == ["NA", "x", "null"]
+    assert found["study_id"].to_list() == ["NA", "x", "N/A"]
+
+
+@pytest.mark.parametrize("name", ["films.csv", "films.parquet"])
+@pytest.mark.parametrize("cells", [[True, None, False], ["True", None, "FALSE"], ["1", "", "0"], ["1.0", "NA", "0"]])
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_true_and_false_and_numbers_written_as_text_are_labels(tmp_path, name, cells, labels):
+    table = frame(Edema=pd.Series(cells, dtype="object"), visit_id=["0", "1", "0"])
+    manifest = open_source("table", write(tmp_path, table, name), labels, name).read()
+    assert len(manifest.labels) == 2
+    np.testing.assert_array_equal(manifest.table["Edema"], np.float32([1, np.nan, 0]))
+
+
+def test_ids_that_floating_point_numbers_cannot_hold_are_refused(tmp_path):
+    write(tmp_path, frame(**{"Patient ID": [1e30, 2.0, None]}), "films.parquet")
+    with pytest.raises(
+        InputError, match=r"films\.parquet: column 'Patient ID' holds floating-point numbers \(1e\+30\)"
+    ):
+        open_source("table", tmp_path, table="films.parquet").read()
+    write(tmp_path, frame(**{"Patient ID": [7.0, 8.0, 7.0]}), "films.parquet")
+    table = open_source("table", tmp_path, table="films.parquet").read().table
+    assert table["patient_id"].to_list() == ["7", "8", "7"]
+
+
+def test_dicom_files_are_found_whatever_their_name_and_other_files_reported(tmp_path):
+    for name in ("st/IM0001", "st/1.2.840.7", "DICOMDIR", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM and so on")
+    for name in ("a.png", "README", "st/notes.txt"):
+        (tmp_path / name).write_bytes(b"x" * 200)
+    os.mkfifo(tmp_path / "pipe")
+    source = open_source("folder", tmp_path)
+    table = source.read().table
+    assert table["path"].to_list() == ["a.png", "st/1.2.840.7", "st/IM0001"]
+    assert table["image_id"].to_list() == ["a", "st/1.2.840.7", "st/IM0001"]
+    assert source.report == {"left out, neither an image's ending nor DICOM": ["README", "pipe", "st/notes.txt"]}
+
+
+def test_linked_and_unreadable_folders_are_reported(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    root = tmp_path / "root"
+    (root / "locked").mkdir(parents=True)
+    (root / "a.png").touch()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, who may read everything
+    source = open_source("folder", root)
+    assert source.read().table["path"].to_list() == ["a.png"]
+    assert [names for what, names in source.report.items() if "link" in what] == [[str(root / "link")]]
+    assert [names for what, names in source.report.items() if "cannot be read" in what] == [[str(root / "locked")]]

@@ -7,6 +7,7 @@ for the table of findings, :mod:`.anatomy` for the healthy chest, and :mod:`.fil
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -57,6 +58,7 @@ def phantom(
 
     Raises:
         InputError: For impossible settings, or where something else stands at `output`.
+        OSError: Where the disk is full or fails; nothing of the phantom is kept, and what stood there stays.
     """
     _check(layout, studies, size, seed, workers)
     output = Path(output).absolute()
@@ -64,9 +66,15 @@ def phantom(
     if _is_there(output, settings, overwrite):
         logger.info("%s holds this phantom already", output)
         return
-    with _partial(output) as folder:
-        info = _draw(folder, settings, layout, studies, size, seed, workers)
-        (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    try:
+        with _partial(output) as folder:
+            info = _draw(folder, settings, layout, studies, size, seed, workers)
+            (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        told = f"{error.strerror}; the phantom was not finished and nothing of it was kept"
+        raise OSError(error.errno, told, str(output)) from error
     logger.info("%s: %d images of %d studies and %d patients", output, info["images"], studies, info["patients"])
 
 
@@ -88,7 +96,7 @@ def _is_there(output: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     info = output / _INFO
     if not info.is_file():
         raise InputError(f"{output} exists and is no phantom ({_INFO} is not in it); give another --output")
-    before = json.loads(info.read_text(encoding="utf-8"))["settings"]
+    before = read_settings(output)
     if before == settings:
         return True
     if not overwrite:
@@ -100,6 +108,20 @@ def _is_there(output: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     return False
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What a finished phantom was drawn with: format, layout, studies, size and seed.
+
+    Raises:
+        InputError: Where its phantom.json is damaged.
+    """
+    info = folder / _INFO
+    try:
+        settings: dict[str, Any] = dict(json.loads(info.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{info} is damaged ({error!r}); remove {folder} and draw the phantom again") from error
+    return settings
+
+
 @contextmanager
 def _partial(output: Path) -> Iterator[Path]:
     """Give a hidden folder beside `output` and move it there when all is done; a failure removes it.
@@ -108,7 +130,10 @@ def _partial(output: Path) -> Iterator[Path]:
     processes from drawing into one folder.
     """
     folder, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "old"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"{output} cannot be made: a part of its path is a file, not a folder") from error
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

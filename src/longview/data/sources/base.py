@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from longview import InputError
-from longview.data.manifest import ID_COLUMNS, Manifest
+from longview.data.manifest import ID_COLUMNS, Manifest, read_csv
 from longview.labels import LabelSet, OnMismatch
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Source(ABC):
             InputError: Where there are none.
         """
         if self.labels is None:
-            raise InputError(f"source {self.name!r} needs a label set; give labels")
+            raise InputError(f"source {self.name!r} needs a label set; give --labels")
         return self.labels
 
     @abstractmethod
@@ -113,9 +113,10 @@ class Source(ABC):
         there = files_present(self.root, paths)
         if not there.any():
             tried = first([str(self.root / path) for path in paths])
+            windows = paths.str.contains("\\", regex=False).any() and os.sep == "/"
+            remedy = r"Its paths have Windows' \; write them with /" if windows else f"Is {self.root} the right --root?"
             raise InputError(
-                f"none of the {len(paths)} images that {origin} names is there; looked for {tried}. "
-                f"Is {self.root} the right root?"
+                f"none of the {len(paths)} images that {origin} names is there; looked for {tried}. {remedy}"
             )
         self.note("left out, image file not there", paths[~there])
         return there
@@ -174,7 +175,7 @@ class Source(ABC):
             raise InputError(
                 f"{origin}: findings that are no label of set {labels.name!r}: {', '.join(strange)}; labels "
                 f"are {', '.join(labels.names)}. Correct the table, add aliases for {self.name!r} to the "
-                f"label set, or leave those findings out with unknown: ignore"
+                f"label set, or leave those findings out with --unknown ignore"
             )
         self.note(f"findings that are no label of set {labels.name!r}, left out", strange)
         columns = [name for name in labels.names if any(name in found for found in meanings.values())]
@@ -194,11 +195,7 @@ def _meanings(code: str, labels: LabelSet, source: str) -> set[str]:
     """The labels that a finding of a source stands for: its own, those of its path, and their ancestors."""
     parts = (code, *code.split("/"))
     names = {name for part in parts if (name := labels.canonical(part, source)) is not None}
-    grown = True
-    while grown:
-        above = {parent for parent, children in labels.hierarchy.items() if names & set(children)}
-        grown = not above <= names
-        names |= above
+    names |= {above for name in names for above in labels.ancestors(name)}
     return names & set(labels.names)  # not the unseen ones: nothing may train on them
 
 
@@ -235,12 +232,7 @@ def read_text(file: Path, required: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: Where the file is unreadable, has no rows, or lacks a required column.
     """
-    try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{file} cannot be read as a CSV table: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas then shifts every column by one
-        raise InputError(f"{file}: its rows have more cells than its header; correct the header")
+    table = read_csv(file, dtype="str", keep_default_na=False)
     absent = [column for column in required if column not in table.columns]
     if absent:
         raise InputError(f"{file} lacks the columns {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
@@ -249,16 +241,18 @@ def read_text(file: Path, required: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_header(file: Path) -> list[str]:
-    """Column names of a CSV.
+def check_filled(values: pd.Series[str], file: Path) -> None:
+    """Refuse a table (as :func:`read_text` gives it, whole or in part) with blank cells in a column that needs none.
 
     Raises:
-        InputError: Where the file is unreadable or empty.
+        InputError: Naming the file, the column and the first line.
     """
-    try:
-        return [str(name) for name in pd.read_csv(file, nrows=0).columns]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as a CSV table: {error}") from error
+    blank = values[values.str.strip() == ""]
+    if len(blank):
+        raise InputError(
+            f"{file}: column {values.name!r} is empty in {len(blank)} rows, first line {blank.index[0] + 2}; fill it "
+            f"in, or remove the rows"
+        )
 
 
 def check_unique(values: pd.Series[str], file: Path) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from longview.data.sources.base import Source, read_text, views_of
+from longview.data.sources.base import Source, check_filled, read_text, views_of
 from longview.labels import LabelSet, OnMismatch
 
 CODES = (
@@ -91,6 +91,8 @@ class CovidChestXray(Source):
         raw = read_text(file, required=("patientid", "offset", "finding", "view", "filename"))
         raw = raw.apply(lambda column: column.str.strip())
         raw = self._radiographs(raw)
+        for column in ("patientid", "filename"):
+            check_filled(raw[column], file)
         raw["person"] = _persons(raw["patientid"], raw["filename"])
         raw = self._once(raw)
         folder = raw["folder"] if "folder" in raw.columns else "images"

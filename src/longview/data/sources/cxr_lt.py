@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from longview import InputError
-from longview.data.manifest import read_table
-from longview.data.sources.base import Source, check_unique, first, read_header, views_of
+from longview.data.manifest import read_csv, read_header, read_table
+from longview.data.sources.base import Source, check_unique, first, views_of
 from longview.labels import LabelSet
 
 Part = Literal["train", "val", "test"]
@@ -96,9 +96,11 @@ class CxrLt2024(Source):
     ) -> None:
         super().__init__(root, labels)
         if task not in (1, 2, 3, None):
-            raise InputError(f"source {self.name!r}: task is {task!r}; give 1, 2 or 3, or leave it out")
+            raise InputError(f"source {self.name!r}: task is {task!r}; give --task 1, 2 or 3, or leave it out")
         if development not in ("val", "test", "ignore"):
-            raise InputError(f"source {self.name!r}: development is {development!r}; give val, test or ignore")
+            raise InputError(
+                f"source {self.name!r}: development is {development!r}; give --development val, test or ignore"
+            )
         self.task = task
         self.development = development
 
@@ -213,8 +215,12 @@ class CxrLt2024(Source):
         file = self.find_table(METADATA)
         if file is None:
             return table
-        sizes = pd.read_csv(file, usecols=["dicom_id", "Rows", "Columns"], dtype={"dicom_id": "str"})
-        sizes = sizes.drop_duplicates("dicom_id").set_index("dicom_id").astype(np.float64)
+        wanted, header = ["dicom_id", "Rows", "Columns"], read_header(file)
+        absent = [name for name in wanted if name not in header]
+        if absent:
+            raise InputError(f"{file} lacks the columns {', '.join(absent)}; it has {', '.join(header)}")
+        sizes = read_csv(file, usecols=wanted, dtype="str").drop_duplicates("dicom_id").set_index("dicom_id")
+        sizes = sizes.apply(pd.to_numeric, errors="coerce").astype(np.float64)
         return table.assign(
             meta_height=table["image_id"].map(sizes["Rows"]),
             meta_width=table["image_id"].map(sizes["Columns"]),

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from longview import InputError
-from longview.data.sources.base import Source, check_unique, first, read_text, views_of
+from longview.data.images import IMAGE_SUFFIXES
+from longview.data.sources.base import Source, check_filled, check_unique, first, read_text, views_of
 from longview.labels import LabelSet, OnMismatch
 
 CODES = (
@@ -46,7 +47,8 @@ class Nih(Source):
     * **Size**: 112,120 PNG images of 1024x1024 px (a few RGBA) of 30,805 patients; 67,310 PA and 44,810 AP.
     * **Licence**: no restrictions on use; credit the NIH Clinical Center and cite the paper.
     * **Labels**: the 14 of :data:`CODES`, 1 or 0, from reports by text mining. `No Finding` (60,361 images)
-      is the absence of all 14 and a label only where the label set has it.
+      is the absence of all 14 and a label only where the label set has it. A blank cell says nothing: every
+      label of that row is NaN (reported).
     * **Split**: `train_val_list.txt` (86,524 images, 28,008 patients) becomes `train`, `test_list.txt`
       (25,596 images, 2,797 patients) `test`; they share no patient. There is no official validation list: it
       is carved from `train` by patient when splits are assigned. An image in neither list is left out and
@@ -54,7 +56,8 @@ class Nih(Source):
     * **Ids**: patient `00000001`; a study is one film (follow-up numbers order films but do not group them),
       so its id is the image id `00000001_000`.
     * **Folders**: `images/` (official), `images_001..012/images/` or `images_001..012/` (Kaggle), any
-      mixture, or the images in the root itself.
+      mixture, or the images in the root itself. A copy with another ending (`.jpg`) serves where the PNG is
+      not there (reported).
     * **Quirks**: the first release's table has a trailing empty column, 16 ages above 140 (here: unknown)
       and, in one copy, ages like `058Y`; two copies of it differ in the findings of 181 rows, so the
       corrected `v2020` table is taken where both are there. Spacing, height and width are those of the
@@ -81,6 +84,7 @@ class Nih(Source):
         raw = read_text(file, required=("Image Index", "Finding Labels", "Patient ID", "View Position"))
         names = raw["Image Index"]
         check_unique(names, file)
+        check_filled(raw["Patient ID"], file)
         image_id = names.str.rsplit(".", n=1).str[0]
         table = pd.DataFrame(
             {
@@ -92,6 +96,7 @@ class Nih(Source):
                 "split": self._splits(names),
             }
         ).assign(**_meta(raw))
+        self.note("images without a finding, labels unknown", names[raw["Finding Labels"].map(_findings).isna()])
         findings = self.finding_labels(raw["Finding Labels"], _findings, CODES, self.unknown, str(file))
         table = pd.concat([table, findings], axis=1)
         listed = table["split"] != ""
@@ -103,15 +108,26 @@ class Nih(Source):
     def _paths(self, names: pd.Series[str]) -> pd.Series[str]:
         """Where each image lies below the root; `images/NAME` for one that lies nowhere."""
         places: dict[str, str] = {}
+        copies: dict[str, str] = {}  # by name without ending
         for folder in ("", *_image_folders(self.root)):
             with os.scandir(self.root / folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".png"):
-                        places.setdefault(entry.name, f"{folder}/{entry.name}" if folder else entry.name)
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    stem, _, ending = entry.name.rpartition(".")
+                    place = f"{folder}/{entry.name}" if folder else entry.name
+                    if ending == "png":
+                        places.setdefault(entry.name, place)
+                    elif f".{ending.lower()}" in IMAGE_SUFFIXES:
+                        copies.setdefault(stem, place)
+        stems = names.str.rsplit(".", n=1).str[0]
+        direct = names.map(places).astype("str")
+        found = direct.fillna(stems.map(copies).astype("str"))
+        known = set(names), set(stems)
         # only in image folders: a picture in the root may be anything
-        extra = sorted(name for name in set(places) - set(names) if "/" in places[name])
-        self.note("image files that the table does not name", extra)
-        return names.map(places).fillna("images/" + names).astype("str")
+        extra = [name for name, place in places.items() if "/" in place and name not in known[0]]
+        extra += [place.rpartition("/")[2] for stem, place in copies.items() if "/" in place and stem not in known[1]]
+        self.note("image files that the table does not name", sorted(extra))
+        self.note("images with another ending than the table's", found[direct.isna() & found.notna()])
+        return found.fillna("images/" + names).astype("str")
 
     def _splits(self, names: pd.Series[str]) -> pd.Series[str]:
         """Official split of each image, "" for one in neither list; `none` where there are no lists."""
@@ -121,7 +137,7 @@ class Nih(Source):
         if len(found) < len(_LISTS):
             absent = next(name for name in _LISTS if name not in found)
             raise InputError(f"{self.root} has {next(iter(found))} but not {absent}; give both official lists or none")
-        images = {name: set(file.read_text(encoding="utf-8").split()) for name, file in found.items()}
+        images = {name: _listed(file) for name, file in found.items()}
         both = sorted(set.intersection(*images.values()))
         if both:
             raise InputError(f"{' and '.join(map(str, found.values()))} share {len(both)} images: {first(both)}")
@@ -137,8 +153,17 @@ def _image_folders(root: Path) -> list[str]:
     return found
 
 
-def _findings(cell: str) -> list[str]:
-    return [finding.strip() for finding in cell.split("|") if finding.strip()]
+def _listed(file: Path) -> set[str]:
+    """The names in an official list."""
+    try:
+        return set(file.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not a list of image names in UTF-8 ({error}); download it again") from error
+
+
+def _findings(cell: str) -> list[str] | None:
+    """The findings of a cell; None for a blank one, which is not `No Finding`."""
+    return [finding.strip() for finding in cell.split("|") if finding.strip()] or None
 
 
 def _meta(raw: pd.DataFrame) -> dict[str, pd.Series[float] | pd.Series[str]]:

@@ -11,6 +11,8 @@ from longview import InputError
 from longview.data.sources.base import Source
 
 _INFO = "phantom.json"  # marks a folder that `main.py phantom` has finished
+LAYOUTS = ("nih", "cxr-lt-2024")
+"""Sources whose layout a phantom may have."""
 
 
 class Phantom(Source):
@@ -39,5 +41,10 @@ class Phantom(Source):
         info = self.root / _INFO
         if not info.is_file():
             raise InputError(f"{self.root} is no phantom: it lacks {_INFO}. Draw one with main.py phantom --output DIR")
-        layout = json.loads(info.read_text(encoding="utf-8"))["settings"]["layout"]
+        try:
+            layout = json.loads(info.read_text(encoding="utf-8"))["settings"]["layout"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{info} is damaged ({error!r}); draw the phantom again") from error
+        if layout not in LAYOUTS:
+            raise InputError(f"{info}: layout is {layout!r}, not {' or '.join(LAYOUTS)}; draw the phantom again")
         return open_source(layout, self.root, self.labels).rows()

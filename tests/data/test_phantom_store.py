@@ -1,0 +1,59 @@
+"""A phantom on first use: made once, and never taken for another one."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from longview import InputError
+from longview.data.phantom_store import PhantomSpec, make_phantom
+from longview.labels import LabelSet
+
+SPEC = PhantomSpec(studies=24, size=32, seed=3, layout="nih")
+OTHERS = {"studies": 25, "size": 48, "seed": 4, "layout": "cxr-lt-2024"}
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return LabelSet.load("phantom")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, labels):
+    folder = tmp_path_factory.mktemp("phantom")
+    make_phantom(SPEC, folder / "p", labels)
+    return folder
+
+
+@pytest.mark.parametrize("setting", OTHERS)
+def test_a_store_of_another_specification_is_refused_by_the_setting(made, labels, setting):
+    make_phantom(SPEC, made / "p", labels)
+    other = replace(SPEC, **{setting: OTHERS[setting]})
+    message = rf"p holds a phantom of other settings \({setting} {getattr(SPEC, setting)}, now {OTHERS[setting]}\)"
+    with pytest.raises(InputError, match=message):
+        make_phantom(other, made / "p", labels)
+
+
+def test_without_its_raw_files_a_store_is_compared_by_all_but_the_seed(made, labels, tmp_path):
+    shutil.copytree(made / "p", tmp_path / "p")
+    make_phantom(replace(SPEC, seed=4), tmp_path / "p", labels)
+    for setting in ("studies", "size", "layout"):
+        with pytest.raises(InputError, match=rf"\({setting} {getattr(SPEC, setting)}, now"):
+            make_phantom(replace(SPEC, **{setting: OTHERS[setting]}), tmp_path / "p", labels)
+
+
+def test_raw_files_of_another_specification_are_not_prepared(made, labels, tmp_path):
+    shutil.copytree(made / "raw/p", tmp_path / "raw/p")
+    with pytest.raises(InputError, match=r"\(seed 3, now 4\).*remove"):
+        make_phantom(replace(SPEC, seed=4), tmp_path / "p", labels)
+    assert not (tmp_path / "p").exists()
+
+
+def test_damaged_raw_files_and_a_file_in_the_way_are_named(labels, tmp_path):
+    (tmp_path / "raw/p").mkdir(parents=True)
+    (tmp_path / "raw/p/phantom.json").write_text("{")
+    with pytest.raises(InputError, match=r"phantom\.json is damaged"):
+        make_phantom(SPEC, tmp_path / "p", labels)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/p cannot be made: a part of its path is a file"):
+        make_phantom(SPEC, tmp_path / "file/p", labels)
