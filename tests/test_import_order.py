@@ -63,7 +63,7 @@ ALLOWED = {
     "longview.metrics": ["longview.labels", "longview.ranking"],
     "longview.tasks": ["longview.labels", "longview.ranking", *MODEL_SIDE],
     "longview.joining": ["longview.labels", "longview.data.manifest"],
-    "longview.predictions": ["longview.labels", "longview.data.manifest", "longview.joining"],
+    "longview.predictions": ["longview.labels", "longview.data.manifest", "longview.joining", "longview.outputs"],
     "longview.truth": [*TABLES, "longview.joining"],
     "longview.curves": ["longview.labels", "longview.ranking"],
     "longview.evaluate": [

@@ -25,7 +25,7 @@ from longview.outputs import make_folder
 KEYS = ("patient_id", "study_id", "image_id")
 """Id columns of a prediction table, in order; `image_id` is left out where rows are studies."""
 
-_STOPS_EARLY = "--trainer.limit_predict_batches and --trainer.fast_dev_run stop early: predict again without them"
+_STOPS_EARLY = "Predict again, without --trainer.limit_predict_batches or --trainer.fast_dev_run, which stop early"
 
 _ROWS_PER_PART = 4096  # rows that a process holds before it writes a part: bounds its memory
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from longview import InputError
-from longview.data.images import IMAGE_SUFFIXES, read_image, resize_image
+from longview.data.images import read_image, resize_image
 from longview.data.manifest import Manifest, read_table
-from longview.data.sources.tabular import ROLES, Folder, Table
+from longview.data.sources.tabular import ROLES, Folder, Table, is_image
 from longview.data.transforms import Pixels, Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ImageFiles:
     @staticmethod
     def fits(path: Path) -> bool:
         """Whether `path` is something that can be read on the fly: a folder, an image or a table."""
-        return path.is_dir() or (path.is_file() and (_is_table(path) or path.suffix.lower() in IMAGE_SUFFIXES))
+        return path.is_dir() or (path.is_file() and (_is_table(path) or is_image(path)))
 
     def __len__(self) -> int:
         """Number of images."""

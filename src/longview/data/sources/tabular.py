@@ -235,7 +235,7 @@ class Folder(Source):
             for name in names:
                 if not name.startswith(".") and name != "DICOMDIR":
                     file = Path(folder, name)
-                    (files if _is_image(file) else others).append(file.relative_to(self.root).as_posix())
+                    (files if is_image(file) else others).append(file.relative_to(self.root).as_posix())
         self.note("left out, link to a folder (give the folder itself)", sorted(links))
         self.note("left out, folder cannot be read", sorted(locked))
         self.note("left out, neither an image's ending nor DICOM", sorted(others))
@@ -254,7 +254,7 @@ class Folder(Source):
         return table, str(self.root)
 
 
-def _is_image(file: Path) -> bool:
+def is_image(file: Path) -> bool:
     """Whether a file has an image's ending or says, whatever its name, that it is DICOM."""
     if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
