@@ -76,7 +76,13 @@ ALLOWED = {
     ],
     "longview.submission": [*TABLES, "longview.joining", "longview.outputs"],
     "longview.callbacks": ["longview.labels", "longview.ranking", "longview.predictions", "longview.tasks"],
-    "longview.training": ["longview.parsers", "longview.callbacks", "longview.data.datamodule", "longview.tasks", "longview.labels"],
+    "longview.training": [
+        "longview.parsers",
+        "longview.callbacks",
+        "longview.data.datamodule",
+        "longview.tasks",
+        "longview.labels",
+    ],
     "longview.cli": ["longview"],  # all of it; nothing imports the command line
 }
 

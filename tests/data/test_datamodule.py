@@ -466,7 +466,7 @@ def test_stores_that_share_patients_across_splits_are_refused(stage, tmp_path):
     table = Manifest.read(second).table
     for column in ("patient_id", "study_id", "image_id"):
         table[column] = table[column].str.replace("b", "a")
-    table["split"] = ["val" if patient == "a000" else split for patient, split in zip(table["patient_id"], table["split"], strict=True)]
+    table.loc[table["patient_id"] == "a000", "split"] = "val"
     Manifest(table).write(second / "manifest.parquet")
     with pytest.raises(InputError, match=r"1 patients are in two splits .*'a000' of nih: train in .*a; val in .*b"):
         study_data([str(first), str(second)]).setup(stage)
