@@ -317,7 +317,7 @@ def _build(cli: type[LongviewCLI], arguments: list[str]) -> LongviewCLI:
 
 def parse(arguments: list[str]) -> Any:
     """The parsed configuration of a command, without building anything or touching data."""
-    return _build(_ParseOnly, with_checkpoint(arguments)).config
+    return _build(_ParseOnly, arguments).config
 
 
 def run(arguments: list[str]) -> LongviewCLI:
