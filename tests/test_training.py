@@ -302,6 +302,15 @@ def test_last_is_the_end_and_not_the_best(store, tmp_path):
     assert steps["last"] == 3 * steps["best"] > 0
 
 
+def test_the_best_checkpoint_is_tested_and_named_at_the_end_not_the_last(store, tmp_path, capsys, caplog):
+    with caplog.at_level("INFO"):
+        fit(store, tmp_path, *PLATEAU, "--test_after_fit=true")
+    loaded = [record.getMessage() for record in caplog.records if "Loaded model weights" in record.getMessage()]
+    assert len(loaded) == 1 and loaded[0].endswith("checkpoints/best.ckpt")
+    out = capsys.readouterr().out
+    assert all("best.ckpt" in line for line in out.splitlines() if ".ckpt" in line) and "Best checkpoint" in out
+
+
 def test_a_resumed_run_goes_on_in_its_folder_and_remembers_what_was_best(store, tmp_path, capsys):
     folder = fit(store, tmp_path, *PLATEAU)
     best = (folder / "checkpoints/best.ckpt").read_bytes()

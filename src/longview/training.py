@@ -171,7 +171,11 @@ class LongviewCLI(LightningCLI):
         """The trainer, with longview's loggers (where none are configured) and callbacks."""
         config = self._get(self.config_init, "trainer")
         self.kept = self.own_callbacks()
-        config["callbacks"] = [*_as_list(config.get("callbacks")), *self.kept]
+        lasts = [callback for callback in self.kept if isinstance(callback, LastCheckpoint)]
+        others = [callback for callback in self.kept if callback not in lasts]
+        config["callbacks"] = [*_as_list(config.get("callbacks")), *others]
+        # after the configured checkpoint: Lightning takes the first one for the best
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": lasts}
         if config.get("logger") in {None, True}:
             config["logger"] = self.own_loggers(config["default_root_dir"]) if self.subcommand == "fit" else False
         return super().instantiate_trainer(**kwargs)
