@@ -413,7 +413,7 @@ def test_a_stopped_fit_says_how_to_go_on(sent, code, store, tmp_path):
     folder = tmp_path / "nih_1000/version_0/checkpoints"
     process = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
                      "--trainer.max_epochs=500", wait=False)  # fmt: skip
-    stop_when(process, (folder / "best.ckpt").exists, sent)
+    stop_when(process, (folder / "last.ckpt").exists, sent)
     out = process.communicate(timeout=60)[0]
     assert process.returncode == code, out[-2000:]
     assert "to go on: uv run main.py fit --ckpt_path" in " ".join(out.split())

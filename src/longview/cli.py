@@ -123,7 +123,9 @@ def _log_to_terminal() -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    # a log file is read and searched by line: paths and commands in it are not broken at 80 columns
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 240)
+    handler = RichHandler(console=console, show_path=False)
     # Lightning advertises a logger of its own in every run
     handler.addFilter(lambda record: "litlogger" not in record.getMessage())
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
