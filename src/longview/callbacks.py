@@ -158,7 +158,7 @@ class TensorBoardReport(Callback):
     def __init__(self, images: int = 8, top: int = 3) -> None:
         self.images = images
         self.top = top
-        self._batch: Batch | None = None
+        self._first: tuple[Batch, torch.Tensor] | None = None
 
     def on_validation_batch_end(
         self,
@@ -171,19 +171,17 @@ class TensorBoardReport(Callback):
     ) -> None:
         """Keep the first batch for its pictures."""
         if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
-            self._batch = batch
+            self._first = (batch, outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the bars and the pictures, on rank 0 and only where TensorBoard listens."""
-        if self._batch is None or not isinstance(pl_module, ClassificationTask):
+        if self._first is None or not isinstance(pl_module, ClassificationTask):
             return
-        batch, self._batch = self._batch, None
+        (batch, probabilities), self._first = self._first, None
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not boards or not trainer.is_global_zero:
             return
         bars = draw_bars(pl_module.labels.names, pl_module.scores["val"])
-        with torch.no_grad():
-            probabilities = pl_module(batch).float().sigmoid()
         pictures = draw_images(batch, probabilities, pl_module.labels.names, self.images, self.top)
         for board in boards:
             board.experiment.add_figure("val/labels", bars, trainer.global_step)

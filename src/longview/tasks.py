@@ -141,26 +141,27 @@ class ClassificationTask(pl.LightningModule):
         logits: Tensor = self.network(batch["images"], batch["study"], batch["view"], len(batch["ids"]))
         return logits
 
-    def model_step(self, batch: Batch, stage: Stage) -> Tensor:
-        """Loss of a batch; for val and test its probabilities go to the split's accumulators as well."""
+    def model_step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Loss and probabilities (B, L) of a batch; val and test add both to their accumulators."""
         logits = self(batch)
         loss: Tensor = self.loss(logits, batch["target"])
+        probabilities = logits.detach().float().sigmoid()
         if stage != "train":
             known = batch["target"].isfinite().sum()
             self._loss_of(stage).update(loss, known)
-            self._metrics_of(stage).update(logits.float().sigmoid(), batch["target"])
-        return loss
+            self._metrics_of(stage).update(probabilities, batch["target"])
+        return loss, probabilities
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one training batch."""
-        loss = self.model_step(batch, "train")
+        loss, _ = self.model_step(batch, "train")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["ids"]))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the validation's scores."""
-        self.model_step(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to the validation's scores; its probabilities (B, L) are for callbacks."""
+        return self.model_step(batch, "val")[1]
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the test's scores."""
