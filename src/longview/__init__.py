@@ -13,7 +13,7 @@ source says nothing about this label. Every loss and every metric masks NaN.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,8 @@ class Batch(TypedDict):
     * ``view`` (N,) int64: position in :data:`VIEWS`
     * ``target`` (B, L) float32, NaN where unknown
     * ``ids``: B study keys, in the order of ``target``
+    * ``features`` (N, C, h, w), only from a feature cache: what a frozen encoder makes of the images, which are
+      then left out, ``images`` being (N, 1, 0, 0)
     """
 
     images: Tensor
@@ -54,3 +56,4 @@ class Batch(TypedDict):
     view: Tensor
     target: Tensor
     ids: list[StudyKey]
+    features: NotRequired[Tensor]

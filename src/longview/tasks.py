@@ -138,7 +138,9 @@ class ClassificationTask(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, L) of a batch."""
-        logits: Tensor = self.network(batch["images"], batch["study"], batch["view"], len(batch["ids"]))
+        logits: Tensor = self.network(
+            batch["images"], batch["study"], batch["view"], len(batch["ids"]), batch.get("features")
+        )
         return logits
 
     def model_step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:

@@ -53,8 +53,14 @@ class Decoder(nn.Module, ABC):
     """Whether tokens should carry the position code: a pooled mean would only gain a constant from it."""
 
     @abstractmethod
-    def build(self, channels: int, labels: LabelSet) -> None:
-        """Create the parameters for C channels and the L seen labels of a label set."""
+    def build(self, channels: int, labels: LabelSet, weights: bool = True) -> None:
+        """Create the parameters for C channels and the L seen labels of a label set.
+
+        Args:
+            channels: C of the tokens.
+            labels: The label set.
+            weights: Make what label text gives; False where a checkpoint is loaded next, which carries it.
+        """
 
     @abstractmethod
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -89,7 +95,7 @@ class LinearDecoder(Decoder):
         self.sharpness = sharpness
         self.dropout = nn.Dropout(dropout)
 
-    def build(self, channels: int, labels: LabelSet) -> None:
+    def build(self, channels: int, labels: LabelSet, weights: bool = True) -> None:  # noqa: ARG002
         """Create the linear layer, C to L."""
         self.readout = nn.Linear(channels, len(labels.names))
 
@@ -153,7 +159,7 @@ class LabelDecoder(Decoder):
         self.dropout = nn.Dropout(dropout)
         self.learn_queries = learn_queries
 
-    def build(self, channels: int, labels: LabelSet) -> None:
+    def build(self, channels: int, labels: LabelSet, weights: bool = True) -> None:  # noqa: ARG002
         """Create memory projection, queries, decoder layer and read-out."""
         size, width = len(labels.names), self.width
         share = -(-size // self.MAX_QUERIES)  # labels per query

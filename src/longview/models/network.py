@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from longview import InputError
 from longview.labels import LabelSet
 from longview.models.decoder import Decoder, position_code
 from longview.models.encoder import Encoder
@@ -30,6 +31,26 @@ class Network(nn.Module, ABC):
                 neither pretrained files nor a network connection.
         """
 
+    @property
+    def open_vocabulary(self) -> bool:
+        """Whether a label that training never saw can be scored from its text."""
+        return False
+
+    def set_labels(self, labels: LabelSet) -> None:
+        """Score other labels from now on: `labels.names`, then `labels.unseen_names`; for prediction only.
+
+        Raises:
+            InputError: Where the network has no logit for a label that it was not trained on.
+        """
+        raise InputError(
+            f"{type(self).__name__} scores only the labels that it was trained on; unseen labels need queries from "
+            f"label text and a shared read-out"
+        )
+
+    def per_label(self) -> list[str]:
+        """Names of the state's tensors whose first dimension is the labels, in the label set's order."""
+        return []
+
     def set_counts(self, positives: Tensor, observed: Tensor) -> None:
         """Learn the training split's counts.
 
@@ -38,8 +59,14 @@ class Network(nn.Module, ABC):
             observed: (L,) numbers of training studies whose label is known.
         """
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (N, C, h, w) of images (N, 1, H, W), for a feature cache."""
+        raise InputError(f"{type(self).__name__} has no encoder whose features could be cached")
+
     @abstractmethod
-    def forward(self, images: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:
+    def forward(
+        self, images: Tensor, study: Tensor, view: Tensor, studies: int, features: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, L) float32.
 
         Args:
@@ -47,6 +74,7 @@ class Network(nn.Module, ABC):
             study: (N,) int64, the row in 0..B-1 that an image belongs to; every row has at least one image.
             view: (N,) int64, position in `longview.VIEWS`.
             studies: B.
+            features: (N, C, h, w) what `encode` makes of the images, which are not looked at then.
         """
 
 
@@ -66,11 +94,25 @@ class StudyNetwork(Network):
     def build(self, labels: LabelSet, image_size: int, weights: bool = True) -> None:
         """Create encoder and decoder."""
         self.encoder.build(image_size, weights=weights)
-        self.decoder.build(self.encoder.channels, labels)
+        self.decoder.build(self.encoder.channels, labels, weights)
 
-    def forward(self, images: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:  # noqa: ARG002
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (N, C, h, w) of images (N, 1, H, W)."""
+        features: Tensor = self.encoder(images)
+        return features
+
+    def forward(
+        self,
+        images: Tensor,
+        study: Tensor,
+        view: Tensor,  # noqa: ARG002
+        studies: int,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, L) float32; the mean needs no view types."""
-        logits: Tensor = self.decoder(self.tokens(self.encoder(images)))  # (N, L)
+        if features is None:
+            features = self.encode(images)
+        logits: Tensor = self.decoder(self.tokens(features))  # (N, L)
         total = logits.new_zeros(studies, logits.shape[1]).index_add(0, study, logits)  # (B, L)
         views = logits.new_zeros(studies).index_add(0, study, torch.ones_like(logits[:, 0]))  # (B,)
         return total / views[:, None]

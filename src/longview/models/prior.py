@@ -29,6 +29,13 @@ class ClassPrior(Network):
         share = (positives.double() + 0.5) / (observed.double() + 1)
         self.prior.copy_(share.logit())
 
-    def forward(self, images: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        images: Tensor,  # noqa: ARG002
+        study: Tensor,  # noqa: ARG002
+        view: Tensor,  # noqa: ARG002
+        studies: int,
+        features: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """The same logits for each study: (B, L)."""
         return (self.prior + self.bias).float().expand(studies, -1)
