@@ -36,7 +36,7 @@ class Network(nn.Module, ABC):
         """Whether a label that training never saw can be scored from its text."""
         return False
 
-    def set_labels(self, labels: LabelSet) -> None:
+    def set_labels(self, labels: LabelSet) -> None:  # noqa: ARG002
         """Score other labels from now on: `labels.names`, then `labels.unseen_names`; for prediction only.
 
         Raises:
@@ -59,7 +59,7 @@ class Network(nn.Module, ABC):
             observed: (L,) numbers of training studies whose label is known.
         """
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:  # noqa: ARG002
         """Features (N, C, h, w) of images (N, 1, H, W), for a feature cache."""
         raise InputError(f"{type(self).__name__} has no encoder whose features could be cached")
 
