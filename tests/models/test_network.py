@@ -3,10 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longview import InputError
 from longview.labels import Label, LabelSet
 from longview.losses import ASL, BCE
 from longview.models.decoder import LabelDecoder, LinearDecoder
 from longview.models.encoder import Encoder
+from longview.models.fusion import AttentionFusion, MaxFusion, TransformerFusion, WeightedFusion, tokens_of
 from longview.models.network import StudyNetwork
 from longview.models.prior import ClassPrior
 
@@ -15,15 +17,25 @@ DECODERS = {
     "linear": LinearDecoder,
     "label": lambda: LabelDecoder(width=32, heads=4, feedforward=48),
 }
+SMALL = {"width": 32, "heads": 4, "feedforward": 48}
+FUSIONS = {
+    "mean": None,
+    "max": MaxFusion,
+    "weighted": WeightedFusion,
+    "attention": lambda: AttentionFusion(8),
+    "transformer": lambda: TransformerFusion(**SMALL),
+    "transformer, reduced and padded": lambda: TransformerFusion(**SMALL, reduce=True, pad=True),
+}
 _built = {}
 
 
-def network_of(decoder="label", encoder="test_convnext"):
+def network_of(decoder="label", encoder="test_convnext", fusion="mean"):
     """One network per kind, in evaluation mode."""
-    key = decoder, encoder
+    key = decoder, encoder, fusion
     if key not in _built:
         torch.manual_seed(0)
-        network = StudyNetwork(Encoder(encoder), DECODERS[decoder]())
+        make = FUSIONS[fusion]
+        network = StudyNetwork(Encoder(encoder), DECODERS[decoder](), make and make())
         network.build(LABELS, 64)
         _built[key] = network
     return _built[key].eval()
@@ -37,14 +49,23 @@ def batch(views=(2, 1, 3), seed=0):
     return images, study, view, len(views)
 
 
-KINDS = [("label", "test_convnext"), ("linear", "test_resnet"), ("label", "test_vit")]
-EACH = pytest.mark.parametrize(("decoder", "encoder"), KINDS)
+KINDS = [
+    ("label", "test_convnext", "mean"),
+    ("linear", "test_resnet", "mean"),
+    ("label", "test_vit", "mean"),
+    ("linear", "test_resnet", "weighted"),
+    ("label", "test_resnet", "attention"),
+    ("label", "test_resnet", "transformer"),
+    ("label", "test_vit", "transformer"),
+    ("linear", "test_convnext", "transformer, reduced and padded"),
+]
+EACH = pytest.mark.parametrize(("decoder", "encoder", "fusion"), KINDS)
 close = torch.testing.assert_close
 
 
 @EACH
-def test_a_study_alone_scores_as_in_a_batch(decoder, encoder):
-    network = network_of(decoder, encoder)
+def test_a_study_alone_scores_as_in_a_batch(decoder, encoder, fusion):
+    network = network_of(decoder, encoder, fusion)
     images, study, view, studies = batch()
     with torch.no_grad():
         together = network(images, study, view, studies)
@@ -68,8 +89,8 @@ def test_order_of_views_and_studies_changes_nothing_but_the_order_of_rows(views,
 
 
 @EACH
-def test_each_view_matters_to_its_study_and_to_no_other(decoder, encoder):
-    network = network_of(decoder, encoder)
+def test_each_view_matters_to_its_study_and_to_no_other(decoder, encoder, fusion):
+    network = network_of(decoder, encoder, fusion)
     images, study, view, studies = batch()
     with torch.no_grad():
         before = network(images, study, view, studies)
@@ -107,8 +128,8 @@ def test_a_study_scores_the_mean_of_its_views():
 
 
 @EACH
-def test_a_forward_pass_changes_no_parameter_or_buffer(decoder, encoder):
-    network = network_of(decoder, encoder)
+def test_a_forward_pass_changes_no_parameter_or_buffer(decoder, encoder, fusion):
+    network = network_of(decoder, encoder, fusion)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images, *rest = batch()
     pixels = images.clone()
@@ -119,8 +140,8 @@ def test_a_forward_pass_changes_no_parameter_or_buffer(decoder, encoder):
 
 
 @EACH
-def test_half_precision_scores_like_single(decoder, encoder):
-    network = network_of(decoder, encoder)
+def test_half_precision_scores_like_single(decoder, encoder, fusion):
+    network = network_of(decoder, encoder, fusion)
     with torch.no_grad():
         single = network(*batch())
         with torch.autocast("cpu", torch.bfloat16):
@@ -131,8 +152,8 @@ def test_half_precision_scores_like_single(decoder, encoder):
 
 @EACH
 @pytest.mark.parametrize("loss", [BCE(), ASL()])
-def test_every_trainable_parameter_learns(decoder, encoder, loss):
-    network = network_of(decoder, encoder).train()
+def test_every_trainable_parameter_learns(decoder, encoder, fusion, loss):
+    network = network_of(decoder, encoder, fusion).train()
     network.zero_grad()
     target = torch.tensor([[1, 0, float("nan")], [0, 1, 0], [0, 0, 1]])
     loss(network(*batch()), target).backward()
@@ -140,20 +161,74 @@ def test_every_trainable_parameter_learns(decoder, encoder, loss):
     assert all(value.grad.isfinite().all() for value in network.parameters())
 
 
-def test_places_reach_the_label_decoder():
-    network = network_of("label")
+@pytest.mark.parametrize(("kind", "coded"), [("label", True), ("linear", False)])
+def test_places_reach_the_decoder_that_asks_for_them(kind, coded, monkeypatch):
+    network, seen = network_of(kind), []
+    monkeypatch.setattr(network.decoder, "forward", lambda tokens: seen.append(tokens) or tokens[:, 0, :3])
     features = torch.zeros(1, network.encoder.channels, 4, 6)
-    tokens = network.tokens(features).view(4, 6, -1)
-    assert tokens.std(dim=0).mean() > 0.05
-    assert tokens.std(dim=1).mean() > 0.05
-    assert network.tokens(features.bfloat16()).dtype == torch.bfloat16
-    assert not network_of("linear").tokens(features).any()
+    network(torch.zeros(1, 1, 0, 0), torch.tensor([0]), torch.tensor([0]), 1, features)
+    tokens = seen[0].view(4, 6, -1)
+    assert (tokens.std(dim=0).mean() > 0.05) == coded
+    assert (tokens.std(dim=1).mean() > 0.05) == coded
+    assert tokens_of(features.bfloat16(), position=coded).dtype == torch.bfloat16
 
 
 def test_tokens_come_row_by_row():
-    network = network_of("linear")
     features = torch.arange(6.0).view(1, 1, 2, 3)
-    assert network.tokens(features).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert tokens_of(features, position=False).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@EACH
+def test_features_made_before_score_as_their_images(decoder, encoder, fusion):
+    network = network_of(decoder, encoder, fusion)
+    images, study, view, studies = batch()
+    with torch.no_grad():
+        expected = network(images, study, view, studies)
+        features = network.encode(images)
+        close(network(torch.zeros(6, 1, 0, 0), study, view, studies, features), expected)
+
+
+def test_fusion_is_arranged_before_the_encoder_runs(monkeypatch):
+    network, calls = network_of(encoder="test_resnet", fusion="transformer"), []
+    arrange, encode = network.fusion.arrange, network.encode
+    monkeypatch.setattr(network.fusion, "arrange", lambda *given: calls.append("arrange") or arrange(*given))
+    monkeypatch.setattr(network, "encode", lambda images: calls.append("encode") or encode(images))
+    network(*batch())
+    assert calls == ["arrange", "encode"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_checkpoint_holds_all_of_a_fusion(fusion):
+    network = network_of("label", "test_resnet", fusion)
+    make = FUSIONS[fusion]
+    restored = StudyNetwork(Encoder("test_resnet"), DECODERS["label"](), make and make())
+    restored.build(LABELS, 64, weights=False)
+    restored.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        close(restored.eval()(*batch()), network(*batch()))
+
+
+def test_labels_are_the_decoders_business(monkeypatch):
+    network = network_of("linear")
+    state = network.state_dict()
+    assert network.per_label() == ["decoder.readout.weight", "decoder.readout.bias"]
+    assert all(len(state[name]) == 3 for name in network.per_label())
+    assert not network.open_vocabulary
+    with pytest.raises(InputError, match="LinearDecoder"):
+        network.set_labels(LABELS)
+    given_labels = []
+    monkeypatch.setattr(LinearDecoder, "open_vocabulary", True)
+    monkeypatch.setattr(LinearDecoder, "set_labels", lambda self, labels: given_labels.append(labels))
+    network.set_labels(LABELS)
+    assert network.open_vocabulary
+    assert given_labels == [LABELS]
+
+
+def test_prior_has_a_number_per_label():
+    prior = ClassPrior()
+    prior.build(LABELS, 64)
+    assert sorted(prior.per_label()) == sorted(prior.state_dict())
+    assert all(len(value) == 3 for value in prior.state_dict().values())
 
 
 def test_weights_are_left_out_on_request():

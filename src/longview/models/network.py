@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from longview import InputError
 from longview.labels import LabelSet
-from longview.models.decoder import Decoder, position_code
+from longview.models.decoder import Decoder
 from longview.models.encoder import Encoder
+from longview.models.fusion import Fusion, MeanFusion
 
 
 class Network(nn.Module, ABC):
@@ -79,22 +79,39 @@ class Network(nn.Module, ABC):
 
 
 class StudyNetwork(Network):
-    """Every view is scored alone; a study's logits are the mean over its views.
+    """Encoder, view fusion, label decoder.
 
     Args:
         encoder: Images to a feature map.
-        decoder: Tokens to logits; its tokens carry a 2-D position code where it asks for one.
+        decoder: Tokens to logits; they carry a 2-D position code where it asks for one.
+        fusion: Makes one row of logits of a study's views; None: `MeanFusion`, every view is scored alone and
+            a study's logits are the mean.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, fusion: Fusion | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.fusion = MeanFusion() if fusion is None else fusion
 
     def build(self, labels: LabelSet, image_size: int, weights: bool = True) -> None:
-        """Create encoder and decoder."""
+        """Create encoder, fusion and decoder."""
         self.encoder.build(image_size, weights=weights)
-        self.decoder.build(self.encoder.channels, labels, weights)
+        channels = self.fusion.build(self.encoder.channels)
+        self.decoder.build(channels, labels, weights)
+
+    @property
+    def open_vocabulary(self) -> bool:
+        """Whether the decoder scores a label from its text."""
+        return self.decoder.open_vocabulary
+
+    def set_labels(self, labels: LabelSet) -> None:
+        """Let the decoder score other labels: `labels.names`, then `labels.unseen_names`."""
+        self.decoder.set_labels(labels)
+
+    def per_label(self) -> list[str]:
+        """Names of the state's tensors whose first dimension is the labels: the decoder's."""
+        return [f"decoder.{name}" for name in self.decoder.per_label()]
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (N, C, h, w) of images (N, 1, H, W)."""
@@ -102,26 +119,11 @@ class StudyNetwork(Network):
         return features
 
     def forward(
-        self,
-        images: Tensor,
-        study: Tensor,
-        view: Tensor,  # noqa: ARG002
-        studies: int,
-        features: Tensor | None = None,
+        self, images: Tensor, study: Tensor, view: Tensor, studies: int, features: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, L) float32; the mean needs no view types."""
+        """Logits (B, L) float32."""
+        arrangement = self.fusion.arrange(study, studies)  # before the encoder, so that the host need not wait for it
         if features is None:
             features = self.encode(images)
-        logits: Tensor = self.decoder(self.tokens(features))  # (N, L)
-        total = logits.new_zeros(studies, logits.shape[1]).index_add(0, study, logits)  # (B, L)
-        views = logits.new_zeros(studies).index_add(0, study, torch.ones_like(logits[:, 0]))  # (B,)
-        return total / views[:, None]
-
-    def tokens(self, features: Tensor) -> Tensor:
-        """Tokens (N, h * w, C) of a feature map (N, C, h, w), row by row."""
-        height, width = features.shape[-2:]
-        tokens = features.flatten(2).transpose(1, 2)  # (N, T, C)
-        if self.decoder.uses_position:
-            code = position_code(height, width, features.shape[1], features.device)  # (T, C)
-            tokens = tokens + code.to(tokens.dtype)
-        return tokens
+        logits: Tensor = self.fusion(features, study, view, studies, self.decoder, arrangement)
+        return logits

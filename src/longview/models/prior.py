@@ -24,6 +24,10 @@ class ClassPrior(Network):
         self.register_buffer("prior", torch.zeros(len(labels.names)))
         self.bias = nn.Parameter(torch.zeros(len(labels.names)))
 
+    def per_label(self) -> list[str]:
+        """Prior and bias."""
+        return ["prior", "bias"]
+
     def set_counts(self, positives: Tensor, observed: Tensor) -> None:
         """Set the prior from counts (L,)."""
         share = (positives.double() + 0.5) / (observed.double() + 1)
