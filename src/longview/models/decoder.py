@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from torch.nn import functional
 
 from longview import InputError
 from longview.labels import LabelSet
+from longview.models.queries import LabelQueries, LearnedQueries
 
 Pool = Literal["avg", "max", "avgmax", "lse"]
+Readout = Literal["label", "shared"]
 
 
 def position_code(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
@@ -72,6 +74,27 @@ class Decoder(nn.Module, ABC):
                 Every row needs at least one token that counts.
         """
 
+    @property
+    def open_vocabulary(self) -> bool:
+        """Whether a label that training never saw can be scored from its text."""
+        return False
+
+    def set_labels(self, labels: LabelSet) -> None:  # noqa: ARG002
+        """Score other labels from now on: `labels.names`, then `labels.unseen_names`; for prediction only.
+
+        Raises:
+            InputError: Where there is no logit for a label that training never saw.
+        """
+        raise InputError(
+            f"{type(self).__name__} scores only the labels that it was trained on. A model that should score others is "
+            f"trained with a longview.models.decoder.LabelDecoder whose queries are "
+            f"longview.models.queries.TextQueries and whose readout is shared"
+        )
+
+    def per_label(self) -> list[str]:
+        """Names of the state's tensors with one row per label, in order: seen labels, then (maybe) unseen ones."""
+        return []
+
 
 class LinearDecoder(Decoder):
     """Pooled tokens, dropout and one linear layer.
@@ -98,6 +121,10 @@ class LinearDecoder(Decoder):
     def build(self, channels: int, labels: LabelSet, weights: bool = True) -> None:  # noqa: ARG002
         """Create the linear layer, C to L."""
         self.readout = nn.Linear(channels, len(labels.names))
+
+    def per_label(self) -> list[str]:
+        """Weights and bias of the linear layer."""
+        return ["readout.weight", "readout.bias"]
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
         """Logits (B, L) float32 of tokens (B, T, C)."""
@@ -127,20 +154,24 @@ class LabelDecoder(Decoder):
     """One query per label looks at the tokens: ML-Decoder (Ridnik et al. 2021, arXiv 2111.12933).
 
     Memory `m = ReLU(W x)`; queries pass one transformer layer without self-attention,
-    `q = LN(q + drop(q))`, `q = LN(q + drop(MHA(q, m, m)))`, `q = LN(q + drop(FFN(q)))`; each label has a
-    read-out vector of its own, `logit = w · q + b`. Up to 100 labels each have their own query; more share
-    queries evenly (the paper's group decoding).
+    `q = LN(q + drop(q))`, `q = LN(q + drop(MHA(q, m, m)))`, `q = LN(q + drop(FFN(q)))`; `logit = w · q + b`, with w
+    and b of the label, or the same for all labels, so that any query has a logit (the paper's zero-shot variant).
 
     Args:
         width: D of queries and memory.
         heads: Attention heads; must divide the width.
         feedforward: Hidden width of the FFN.
         dropout: Of attention weights, residual branches and the FFN's hidden layer.
-        learn_queries: Train the queries; False keeps their random start, as the reference does.
+        queries: Where the queries come from; None: `LearnedQueries()`. Where labels share queries, each has a
+            read-out of its own (the paper's group decoding).
+        readout: `label`: w and b per label. `shared`: one w and one b; with queries from text, labels that training
+            never saw can be scored.
+
+    Raises:
+        InputError: For a width that the heads do not divide, or another read-out.
     """
 
     uses_position = True
-    MAX_QUERIES: ClassVar[int] = 100
 
     def __init__(
         self,
@@ -148,24 +179,31 @@ class LabelDecoder(Decoder):
         heads: int = 8,
         feedforward: int = 2048,
         dropout: float = 0.1,
-        learn_queries: bool = True,
+        queries: LabelQueries | None = None,
+        readout: Readout = "label",
     ) -> None:
         super().__init__()
         if width % heads:
             raise InputError(f"LabelDecoder: width {width} is not a multiple of heads {heads}")
+        if readout not in get_args(Readout):
+            raise InputError(f"LabelDecoder: readout must be one of {', '.join(get_args(Readout))}, found {readout!r}")
         self.width = width
         self.heads = heads
         self.feedforward = feedforward
         self.dropout = nn.Dropout(dropout)
-        self.learn_queries = learn_queries
+        self.queries = LearnedQueries() if queries is None else queries
+        self.shared = readout == "shared"
 
-    def build(self, channels: int, labels: LabelSet, weights: bool = True) -> None:  # noqa: ARG002
+    def build(self, channels: int, labels: LabelSet, weights: bool = True) -> None:
         """Create memory projection, queries, decoder layer and read-out."""
         size, width = len(labels.names), self.width
-        share = -(-size // self.MAX_QUERIES)  # labels per query
-        queries = -(-size // share)
         self.embed = nn.Linear(channels, width)
-        self.queries = nn.Parameter(torch.randn(queries, width), requires_grad=self.learn_queries)
+        self.queries.build(labels, width, weights)
+        if self.shared and self.queries.share > 1:
+            raise InputError(
+                f"LabelDecoder: with readout: shared each label needs a query of its own, and {size} labels share "
+                f"{type(self.queries).__name__}; use TextQueries, or readout: label"
+            )
         self.query_norm = nn.LayerNorm(width)
         self.attend_query = nn.Linear(width, width)
         self.attend_memory = nn.Linear(width, 2 * width)  # keys and values
@@ -174,24 +212,47 @@ class LabelDecoder(Decoder):
         self.expand = nn.Linear(width, self.feedforward)
         self.contract = nn.Linear(self.feedforward, width)
         self.feedforward_norm = nn.LayerNorm(width)
-        self.readout = nn.Parameter(torch.empty(queries, share, width))
-        self.bias = nn.Parameter(torch.zeros(size))
+        shape = (width,) if self.shared else (-(-size // self.queries.share), self.queries.share, width)
+        self.readout = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.zeros(1 if self.shared else size))
         for weight in (self.attend_query.weight, *self.attend_memory.weight.chunk(2)):
             nn.init.xavier_uniform_(weight)
         nn.init.normal_(self.readout, std=width**-0.5)  # logits of order 1, since queries leave a layer norm
 
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that the optimizer must not pull to zero (timm's convention)."""
-        return {"queries"}
+    @property
+    def open_vocabulary(self) -> bool:
+        """Whether any label's text gives it a query and the shared read-out a logit."""
+        return self.shared and self.queries.open_vocabulary
 
-    def label_queries(self) -> Tensor:
-        """Queries (Q, D), before the decoder layer; what queries from label text replace."""
-        return self.queries
+    def set_labels(self, labels: LabelSet) -> None:
+        """Score other labels from now on: `labels.names`, then `labels.unseen_names`; for prediction only.
+
+        Raises:
+            InputError: Where queries are not made from text or the read-out is not shared.
+        """
+        if not self.open_vocabulary:
+            wrong = [] if self.shared else ["readout: label, which must be shared"]
+            if not self.queries.open_vocabulary:
+                wrong.append(
+                    f"queries: {type(self.queries).__name__}, which must be longview.models.queries.TextQueries"
+                )
+            raise InputError(
+                f"this model scores only the labels that it was trained on; it would score others at random. Its "
+                f"LabelDecoder has {' and '.join(wrong)}; change that and train again"
+            )
+        self.queries.set_labels(labels)
+
+    def per_label(self) -> list[str]:
+        """Queries and read-out, as far as each label has its own."""
+        own = [f"queries.{name}" for name in self.queries.per_label()]
+        if not self.shared:
+            own += ["bias"] if self.queries.share > 1 else ["readout", "bias"]
+        return own
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
         """Logits (B, L) float32 of tokens (B, T, C)."""
         memory = functional.relu(self.embed(tokens))  # (B, T, D)
-        start = self.label_queries()
+        start: Tensor = self.queries()  # (Q, D)
         queries = self.query_norm(start + self.dropout(start)).expand(len(tokens), -1, -1)  # (B, Q, D)
         queries = self.attend_norm(queries + self.dropout(self._attend(queries, memory, padding)))
         hidden = self.dropout(functional.relu(self.expand(queries)))  # (B, Q, F)
@@ -199,6 +260,9 @@ class LabelDecoder(Decoder):
         # half precision would tie scores that ranking metrics must tell apart; this product costs next to
         # nothing
         with torch.autocast(tokens.device.type, enabled=False):
+            if self.shared:
+                logits: Tensor = queries.float() @ self.readout.float() + self.bias.float()  # (B, L)
+                return logits
             logits = torch.einsum("bqd,qsd->bqs", queries.float(), self.readout.float())  # (B, Q, labels per query)
             return logits.flatten(1)[:, : len(self.bias)] + self.bias.float()
 
