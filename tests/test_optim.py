@@ -2,10 +2,12 @@ import math
 
 import lightning.pytorch as pl
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from longview import InputError
@@ -63,7 +65,7 @@ def test_codes_of_positions_tokens_and_labels_do_not_decay(encoder, spared):
     network = StudyNetwork(Encoder(encoder), LabelDecoder(width=32, heads=4, feedforward=48))
     network.build(LABELS, 64)
     found = names_without_decay(network)
-    assert spared | {"decoder.queries", "decoder.bias", "decoder.attend_norm.weight"} <= found
+    assert spared | {"decoder.queries.vectors", "decoder.bias", "decoder.attend_norm.weight"} <= found
     assert {name for name, value in network.named_parameters() if value.ndim <= 1} <= found
     assert "decoder.readout" not in found
     assert "decoder.embed.weight" not in found
@@ -85,6 +87,83 @@ def test_adamw_passes_its_arguments_on():
         assert (group["lr"], group["betas"], group["eps"]) == (0.3, (0.8, 0.7), 1e-5)
         assert not group["fused"]  # on a CPU
     assert AdamW(fused=True).build(nn.Linear(2, 2)).param_groups[0]["fused"]
+
+
+# ---- layer-wise decay ------------------------------------------------------------------------------------------
+
+
+def rate_by_name(module, optimizer, key="lr"):
+    found = {id(value): group[key] for group in optimizer.param_groups for value in group["params"]}
+    return {name: found[id(value)] for name, value in module.named_parameters() if id(value) in found}
+
+
+def layered(name="test_resnet", decoder=None):
+    network = StudyNetwork(Encoder(name), decoder or LabelDecoder(width=16, heads=2, feedforward=8))
+    network.build(LABELS, 64)
+    return network
+
+
+def test_each_layer_of_the_encoder_learns_at_its_own_rate():
+    network = layered()  # test_resnet: a stem, then four blocks
+    optimizer = AdamW(lr=0.1, weight_decay=0.2, layer_decay=0.5).build(network)
+    rates_of = rate_by_name(network, optimizer)
+    expected = {"conv1.": 0.1 / 32, "bn1.": 0.1 / 32, "layer1.": 0.1 / 16, "layer2.": 0.1 / 8, "layer3.": 0.1 / 4,
+                "layer4.": 0.1 / 2}  # fmt: skip
+    for start, rate in expected.items():
+        found = [value for name, value in rates_of.items() if name.startswith(f"encoder.model.{start}")]
+        assert found and found == pytest.approx([rate] * len(found)), start
+    assert {value for name, value in rates_of.items() if not name.startswith("encoder.")} == {0.1}
+    assert rates_of.keys() == dict(network.named_parameters()).keys()
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    plain = rate_by_name(network, AdamW(lr=0.1, weight_decay=0.2).build(network), "weight_decay")
+    assert rate_by_name(network, optimizer, "weight_decay") == plain
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet", "test_efficientnet", "densenet121"])
+def test_layers_are_those_of_timm_with_its_own_head(name):
+    whole = timm.create_model(name, in_chans=1, num_classes=2, **({"img_size": 64} if "vit" in name else {}))
+    scales = rate_by_name(whole, torch.optim.SGD(param_groups_layer_decay(whole, layer_decay=0.5)), "lr_scale")
+    network = layered(name)
+    found = rate_by_name(network.encoder.model, AdamW(lr=1.0, layer_decay=0.5).build(network))
+    assert found == {key: pytest.approx(scales[key]) for key in found}
+    assert len(set(found.values())) > 3
+
+
+def test_a_schedule_scales_every_layers_rate_alike():
+    network = layered()
+    optimizer = AdamW(lr=0.1, layer_decay=0.5).build(network)
+    start = [group["lr"] for group in optimizer.param_groups]
+    assert len(set(start)) == 6
+    scheduler = WarmupCosine(warmup=4).build(optimizer, 10)
+    plain = rates(WarmupCosine(warmup=4), 10, peak=1.0)
+    for factor in plain:
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([factor * lr for lr in start])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_frozen_layers_have_no_group():
+    network = layered()
+    network.encoder.model.layer1.requires_grad_(False)
+    optimizer = AdamW(lr=0.1, layer_decay=0.5).build(network)
+    assert 0.1 / 16 not in {group["lr"] for group in optimizer.param_groups}
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert rate_by_name(network, optimizer).keys() == trained
+    network.encoder.requires_grad_(False)
+    assert {group["lr"] for group in AdamW(lr=0.1, layer_decay=0.5).build(network).param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.01])
+def test_a_layer_decay_out_of_range(value):
+    with pytest.raises(InputError, match=f"layer_decay must be above 0 and at most 1.*{value}"):
+        AdamW(layer_decay=value)
+
+
+def test_a_layer_decay_without_an_encoder():
+    prior = ClassPrior()
+    prior.build(LABELS, 64)
+    with pytest.raises(InputError, match="ClassPrior has none"):
+        AdamW(layer_decay=0.5).build(prior)
 
 
 class Regression(pl.LightningModule):

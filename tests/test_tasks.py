@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from longview import InputError, StudyKey
+from longview.checkpoints import CHECKPOINT_KEY, described, read_checkpoint
 from longview.labels import Label, LabelSet
 from longview.losses import BCE
-from longview.models.decoder import LinearDecoder
+from longview.models.decoder import LabelDecoder, LinearDecoder
 from longview.models.encoder import Encoder
+from longview.models.label_text import LabelText
 from longview.models.network import StudyNetwork
+from longview.models.queries import TextQueries
 from longview.optim import AdamW, WarmupCosine
-from longview.tasks import CHECKPOINT_KEY, ClassificationTask, described, load, read_checkpoint
+from longview.tasks import ClassificationTask, load
 
 LABELS = LabelSet("three", [Label("Mass"), Label("Nodule"), Label("Edema")])
 
@@ -73,21 +76,19 @@ def test_training_counts_reach_network_and_loss():
     task = make_task()
     task.network.set_counts = lambda positives, observed: seen.append(("network", positives.tolist()))
     task.loss.set_counts = lambda positives, observed: seen.append(("loss", observed.tolist()))
-    task._trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(positives=[1.0, 2.0, 3.0], observed=[9.0, 9.0, 9.0]), ckpt_path=None
-    )
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(positives=[1.0, 2.0, 3.0], observed=[9.0, 9.0, 9.0]))
     task.configure_model()
     assert seen == [("network", [1.0, 2.0, 3.0]), ("loss", [9.0, 9.0, 9.0])]
 
 
 def test_pretrained_weights_are_read_only_where_no_checkpoint_follows():
-    for path, expected in ((None, True), ("last.ckpt", False)):
+    for follows in (False, True):
         task, seen = make_task(), []
         build = task.network.build
         task.network.build = lambda *args, weights, seen=seen, build=build: seen.append(weights) or build(*args)
-        task._trainer = SimpleNamespace(datamodule=None, ckpt_path=path)
+        task.checkpoint_follows = follows
         task.configure_model()
-        assert seen == [expected]
+        assert seen == [not follows]
 
 
 def test_the_schedule_is_stepped_per_optimizer_step():
@@ -138,6 +139,198 @@ def test_a_compiled_network_keeps_its_keys_and_its_figures(monkeypatch):
     plain = make_task()
     plain.build()
     assert task.state_dict().keys() == plain.state_dict().keys()
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------
+
+
+def frozen_task(**options):
+    task = make_task(freeze="encoder", **options)
+    task.build()
+    return task
+
+
+def test_what_is_frozen_is_in_evaluation_mode_whatever_the_rest():
+    task = frozen_task()
+    for mode in (True, False, True):
+        task.train(mode)
+        assert all(not module.training for module in task.network.encoder.modules())
+        assert task.network.decoder.training == mode
+    assert task.frozen == ["encoder"]
+
+
+def test_a_frozen_encoder_builds_no_graph_and_is_not_optimised():
+    task = frozen_task()
+    assert task.network.encode(make_batch()["images"]).grad_fn is None
+    loss = task.loss(task(make_batch()), make_batch()["target"])
+    loss.backward()
+    trained = {id(value) for group in task.configure_optimizers().param_groups for value in group["params"]}
+    assert trained == {id(value) for value in task.network.decoder.parameters()}
+    assert all(value.grad is None for value in task.network.encoder.parameters())
+
+
+def test_training_moves_nothing_of_a_frozen_encoder(tmp_path):
+    modes = []
+
+    class Watched(ClassificationTask):
+        def training_step(self, batch, batch_idx):
+            modes.append((self.network.encoder.model.bn1.training, self.network.decoder.training))
+            return super().training_step(batch, batch_idx)
+
+    torch.manual_seed(0)
+    network = StudyNetwork(Encoder("test_resnet"), LinearDecoder())
+    task = Watched(LABELS, network, BCE(), AdamW(lr=0.1), image_size=32, freeze=["encoder"])
+    task.build()
+    before = copy.deepcopy(task.network.state_dict())
+    trainer(tmp_path, max_epochs=2, enable_checkpointing=False).fit(task, datamodule=Data())
+    assert modes == [(False, True)] * 4  # also after the validation in between
+    after = task.network.state_dict()
+    for key, value in before.items():
+        assert torch.equal(after[key], value) == key.startswith("encoder."), key
+
+
+@pytest.mark.parametrize(("freeze", "frozen"), [(None, []), ("encoder", ["encoder"]), (["a", "b"], ["a", "b"])])
+def test_freeze_takes_a_name_or_several(freeze, frozen):
+    assert make_task(freeze=freeze).frozen == frozen
+
+
+def test_freezing_what_is_random_is_told_and_what_another_run_trained_is_not(trained, caplog):
+    frozen_task()
+    assert "encoder has random weights" in caplog.text
+    caplog.clear()
+    frozen_task(pretrained=str(trained[2]))
+    assert "random" not in caplog.text
+    make_task(freeze="encoder").build(weights=False)  # a checkpoint follows
+    assert "random" not in caplog.text
+
+
+def test_a_stage_begins_with_the_weights_of_another_run_and_nothing_else(trained):
+    stage1, _, path = trained
+    task = make_task(pretrained=str(path))
+    task.build()
+    for key, value in stage1.network.state_dict().items():
+        assert torch.equal(task.network.state_dict()[key], value), key
+    assert task.positives.sum() == 0  # counts are this run's
+
+
+@pytest.mark.parametrize("checkpoint", ["runs/none/version_0/checkpoints/best.ckpt", "best.ckpt"])
+def test_a_checkpoint_that_follows_needs_no_stage_1(checkpoint):
+    task = make_task(pretrained=checkpoint)
+    task.checkpoint_follows = True
+    task.configure_model()
+    missing = make_task(pretrained=checkpoint)
+    with pytest.raises(InputError, match=r"run stage 1 first: uv run main\.py fit --config "):
+        missing.build()
+    with pytest.raises(InputError, match=r"best\.ckpt does not exist"):
+        missing.check_pretrained()
+
+
+def test_a_missing_stage_names_the_configuration_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs/experiment").mkdir(parents=True)
+    (tmp_path / "configs/experiment/big.yaml").touch()
+    for path, config in (("runs/big/version_3/checkpoints/best.ckpt", r"configs/experiment/big\.yaml"),
+                         ("runs/own/version_0/checkpoints/best.ckpt", r"FILE \(the one with `name: own`\)"),
+                         ("big.ckpt", "FILE")):  # fmt: skip
+        with pytest.raises(InputError, match=f"fit --config {config}$"):
+            make_task(pretrained=path).check_pretrained()
+
+
+def test_a_foreign_file_is_no_stage_1(tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": {}}, file)
+    with pytest.raises(InputError, match=r"model\.pretrained: .*weights\.pth was not written by longview.*stage 1's"):
+        make_task(pretrained=str(file)).build()
+
+
+# ---- other labels ----------------------------------------------------------------------------------------------
+
+
+def labels_named(*names, unseen=(), name="asked"):
+    return LabelSet(name, [*map(Label, names), *(Label(other, unseen=True) for other in unseen)])
+
+
+def predicted(task):
+    task.eval()
+    with torch.no_grad():
+        return task.predict_step(make_batch(), 0)["probabilities"]
+
+
+@pytest.mark.parametrize("names", [("Nodule",), ("Edema", "Mass", "Nodule"), ("Mass", "Edema")])
+@pytest.mark.parametrize("flip", [False, True])
+def test_labels_of_the_training_are_found_by_name(names, flip):
+    task = make_task(flip_tta=flip)
+    task.build()
+    whole = predicted(task)
+    task.ask(labels_named(*names))
+    assert task.predicted_names == list(names)
+    torch.testing.assert_close(predicted(task), whole[:, [LABELS.names.index(name) for name in names]])
+
+
+@pytest.mark.parametrize("asked", [labels_named("Mass", "Hernia"), labels_named("Mass", unseen=["Hernia"])])
+def test_a_network_that_cannot_score_a_label_refuses_it_by_name(asked):
+    with pytest.raises(
+        InputError, match="'asked': the model cannot score Hernia; it was trained on Mass, Nodule, Edema"
+    ):
+        make_task().ask(asked)
+
+
+def test_its_own_unseen_labels_are_left_out_with_a_warning(caplog):
+    task = make_task(labels=labels_named("Mass", "Nodule", "Edema", unseen=["Hernia", "Cyst"]))
+    task.build()
+    assert not caplog.records
+    task.on_predict_start()
+    assert "Hernia, Cyst" in caplog.text and "not predicted" in caplog.text
+    assert task.predicted_names == ["Mass", "Nodule", "Edema"]
+    assert predicted(task).shape == (4, 3)
+
+
+def text_task(folder, labels=LABELS, residual=True):
+    torch.manual_seed(0)
+    queries = TextQueries(LabelText("random", cache=str(folder)), residual=residual)
+    decoder = LabelDecoder(width=16, heads=2, feedforward=8, queries=queries, readout="shared")
+    network = StudyNetwork(Encoder("test_resnet"), decoder)
+    return make_task(labels=labels, network=network)
+
+
+def test_an_open_vocabulary_scores_what_is_asked_and_then_what_was_trained(tmp_path):
+    task = text_task(tmp_path)
+    task.build()
+    with torch.no_grad():
+        task.network.decoder.queries.residual.normal_()
+    whole = predicted(task)
+    reworded = Label("Nodule", ["a small round opacity"])
+    asked = LabelSet("asked", [Label("Hernia"), reworded, Label("Cyst", unseen=True), Label("Mass")])
+    task.ask(asked)
+    task.on_predict_start()
+    assert task.predicted_names == ["Hernia", "Nodule", "Mass", "Cyst"]
+    scores = predicted(task)
+    assert scores.shape == (4, 4)
+    torch.testing.assert_close(scores[:, 1:3], whole[:, [1, 0]])  # trained labels, whatever they are called for
+    assert not torch.allclose(scores[:, 0], scores[:, 3])
+    task.on_predict_end()
+    assert task.model_step(make_batch(), "train")[1].shape == (4, 3)
+    torch.testing.assert_close(task(make_batch()).sigmoid(), whole)
+
+
+def test_its_own_unseen_labels_are_predicted_by_an_open_vocabulary(tmp_path):
+    task = text_task(tmp_path, labels_named("Mass", "Nodule", "Edema", unseen=["Hernia"]))
+    task.build()
+    assert predicted(task).shape == (4, 3)
+    task.on_predict_start()
+    assert task.predicted_names == ["Mass", "Nodule", "Edema", "Hernia"]
+    assert predicted(task).shape == (4, 4)
+
+
+def test_a_task_is_built_for_the_labels_of_its_checkpoint():
+    task = make_task(labels=labels_named("Edema", "Mass"))
+    asked = task.labels
+    task.trained_on(LABELS)
+    task.ask(asked)
+    task.build()
+    assert task.labels == LABELS and task.positives.shape == (3,) and task.test_metrics.names == LABELS.names
+    assert task.predicted_names == ["Edema", "Mass"]
+    assert predicted(task).shape == (4, 2)
 
 
 def loader(batches):

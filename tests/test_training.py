@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from longview import InputError
+from longview.checkpoints import network_state, read_checkpoint
 from longview.cli import main
 from longview.labels import LabelSet
-from longview.tasks import load, read_checkpoint
+from longview.tasks import load
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,6 +67,14 @@ def test_a_run_keeps_its_configuration_figures_and_checkpoints(run_folder):
         assert np.isfinite(figures[key].dropna()).all() and figures[key].notna().any(), key
 
 
+def pictures(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events.Tags()["images"]
+
+
 def test_tensorboard_gets_scalars_bars_and_images(run_folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -96,8 +107,8 @@ def test_a_table_of_results_is_printed_at_the_end(store, tmp_path, capsys):
 # ---- predict ---------------------------------------------------------------------------------------------------
 
 
-def predict(run_folder, output, *extra):
-    main(["predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={output}",
+def predict(run_folder, output, *extra, checkpoint="best"):
+    main(["predict", f"--ckpt_path={run_folder}/checkpoints/{checkpoint}.ckpt", f"--output={output}",
           "--trainer.enable_progress_bar=false", *extra])  # fmt: skip
     return pd.read_parquet(output) if output.suffix == ".parquet" else pd.read_csv(output, dtype={"patient_id": str})
 
@@ -363,21 +374,177 @@ def launch(*arguments, wait=True):
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-def test_two_processes_train_test_and_predict_like_one(run_folder, store, tmp_path):
-    """The same global batch: losses and figures to 1e-5, predictions complete and unique."""
+def test_two_processes_train_test_and_predict_like_one(store, tmp_path):
+    """The same global batch of whole studies: losses and figures to 1e-5, predictions complete and unique."""
+    fusion = "--model.network.fusion=longview.models.fusion.TransformerFusion"
+    small = {"width": 32, "layers": 1, "heads": 2, "feedforward": 32, "dropout": 0}
     deterministic = ["--trainer.max_epochs=1", "--model.network.init_args.decoder.init_args.dropout=0",
-                     "--test_after_fit=true", "--trainer.sync_batchnorm=false",
+                     "--test_after_fit=true", "--trainer.sync_batchnorm=false", "--data.level=study",
+                     "--data.view_dropout=0.3", fusion,
+                     *(f"--model.network.fusion.init_args.{key}={value}" for key, value in small.items()),
                      "--model.network.init_args.encoder.init_args.name=test_vit"]  # fmt: skip
     one = fit(store, tmp_path / "one", *deterministic)
     launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}/two", *deterministic, *TWO,
            "--data.batch_size=2")  # fmt: skip
     first, second = (pd.read_csv(folder / "metrics.csv") for folder in (one, tmp_path / "two/nih_1000/version_0"))
     for key in ("val/loss", "val/map", "val/auroc", "test/loss", "test/map", "test/auroc"):
-        assert second[key].dropna().item() == pytest.approx(first[key].dropna().item(), abs=1e-4), key
-    launch("predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--output={tmp_path}/two.parquet",
+        assert second[key].dropna().item() == pytest.approx(first[key].dropna().item(), abs=1e-5), key
+    launch("predict", f"--ckpt_path={one}/checkpoints/best.ckpt", f"--output={tmp_path}/two.parquet",
            "--data.predict_split=all", *TWO, "--trainer.accelerator=cpu")  # fmt: skip
-    alone = predict(run_folder, tmp_path / "one.parquet", "--data.predict_split=all")
+    alone = predict(one, tmp_path / "one.parquet", "--data.predict_split=all")
+    assert len(alone) == alone["study_id"].nunique() == 24
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two.parquet"), alone, atol=1e-6)
+
+
+def test_two_processes_train_on_a_frozen_encoder_like_one(run_folder, store, tmp_path):
+    """Plain DDP, without a search for unused parameters: the same loss to 1e-5."""
+    frozen = ["--trainer.max_epochs=2", "--model.network.init_args.decoder.init_args.dropout=0",
+              f"--model.pretrained={run_folder}/checkpoints/best.ckpt", "--model.freeze=encoder",
+              "--trainer.sync_batchnorm=false"]  # fmt: skip
+    one = fit(store, tmp_path / "one", *frozen)
+    out = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}/two", *frozen, *TWO,
+                 "--data.batch_size=2", "--test_after_fit=false")  # fmt: skip
+    assert out.count("took over") == 1 and "unused" not in out
+    two = tmp_path / "two/nih_1000/version_0"
+    first, second = (pd.read_csv(folder / "metrics.csv")["val/loss"].dropna() for folder in (one, two))
+    assert len(first) == 2 and first.iloc[0] != first.iloc[1]
+    np.testing.assert_allclose(second, first, atol=1e-5, rtol=0)
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------
+
+
+def tensors(folder, name="last"):
+    return network_state(read_checkpoint(folder / f"checkpoints/{name}.ckpt"))
+
+
+def label_file(folder, *names, unseen=(), name="asked", **others):
+    entries = [{"name": label} for label in names] + [{"name": label, "unseen": True} for label in unseen]
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"name": name, "labels": entries, **others}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def second_stage(run_folder, store, tmp_path_factory):
+    """Stage 2 on a frozen encoder, and stage 1's folder, which is moved away afterwards."""
+    root = tmp_path_factory.mktemp("stages")
+    first = shutil.copytree(run_folder, root / "stage1/version_0")
+    folder = fit(store, root / "two", "--trainer.max_epochs=1", "--model.freeze=encoder",
+                 f"--model.pretrained={first}/checkpoints/best.ckpt", "--model.optimizer.lr=1e-2")  # fmt: skip
+    shutil.rmtree(root / "stage1")
+    return folder
+
+
+def test_a_second_stage_starts_from_the_weights_of_the_first_alone(run_folder, second_stage):
+    first, second = tensors(run_folder, "best"), tensors(second_stage)
+    for name, value in first.items():  # BatchNorm's statistics among them
+        assert torch.equal(second[name], value) == name.startswith("encoder."), name
+    state = read_checkpoint(second_stage / "checkpoints/last.ckpt")
+    steps = read_checkpoint(run_folder / "checkpoints/best.ckpt")["global_step"]
+    assert state["epoch"] == 0 and 0 < state["global_step"] <= steps
+    moments = state["optimizer_states"][0]["state"]
+    assert len(moments) == len([name for name in second if not name.startswith("encoder.")])
+    assert all(float(moment["step"]) == state["global_step"] for moment in moments.values())
+
+
+def test_a_second_stage_goes_on_tests_and_predicts_without_the_first(second_stage, tmp_path):
+    folder = shutil.copytree(second_stage, tmp_path / "nih_1000/version_0")
+    main(["fit", f"--ckpt_path={folder}/checkpoints/last.ckpt", "--trainer.max_epochs=2",
+          f"--trainer.default_root_dir={tmp_path}"])  # fmt: skip
+    resumed, before = tensors(folder), tensors(second_stage)
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["epoch"] == 1
+    for name, value in before.items():
+        assert torch.equal(resumed[name], value) == name.startswith("encoder."), name
+    assert len(predict(folder, tmp_path / "p.parquet")) > 0
+    assert load(folder / "checkpoints/last.ckpt").frozen == ["encoder"]
+
+
+def test_a_second_stage_without_its_first_says_how_to_make_it(store, tmp_path, capsys):
+    code, err = failure(["fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}/runs",
+                         "--model.pretrained=runs/nih_1000/version_0/checkpoints/none.ckpt"], capsys)  # fmt: skip
+    assert code == 2 and "configs/experiment/nih_1000.yaml" in err and "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_cached_features_train_like_the_images_that_they_stand_for(run_folder, store, tmp_path):
+    options = ["--trainer.max_epochs=2", "--model.freeze=encoder", "--data.augment=null",
+               f"--model.pretrained={run_folder}/checkpoints/best.ckpt"]  # fmt: skip
+    images = fit(store, tmp_path / "images", *options)
+    features = fit(store, tmp_path / "features", *options, f"--feature_cache={tmp_path}/cache")
+    figures = [pd.read_csv(folder / "metrics.csv")["val/loss"].dropna() for folder in (images, features)]
+    np.testing.assert_allclose(figures[1], figures[0], rtol=1e-5)
+    assert {"val/labels", "val/images"} <= set(pictures(images))
+    assert set(pictures(features)) == {"val/labels"}  # there are no images to be shown
+
+
+def test_layer_decay_trains_and_logs_the_highest_rate(store, tmp_path):
+    folder = fit(store, tmp_path, "--trainer.max_epochs=1", "--model.optimizer.layer_decay=0.5",
+                 "--model.optimizer.lr=1e-3", "--model.schedule=null")  # fmt: skip
+    assert pd.read_csv(folder / "metrics.csv")["train/lr"].dropna().unique() == pytest.approx([1e-3])
+
+
+# ---- other labels ----------------------------------------------------------------------------------------------
+
+
+def test_labels_are_predicted_by_name_whatever_their_order(run_folder, tmp_path):
+    whole = predict(run_folder, tmp_path / "a.parquet")
+    names = [NAMES[5], NAMES[0], NAMES[2]]
+    table = predict(run_folder, tmp_path / "b.parquet", f"--data.labels={label_file(tmp_path, *names)}")
+    assert list(table.columns) == ["patient_id", "study_id", "image_id", *names]
+    pd.testing.assert_frame_equal(table, whole[table.columns])
+
+
+def test_labels_that_the_model_does_not_know_are_refused_by_name(run_folder, tmp_path, capsys):
+    labels = label_file(tmp_path, NAMES[1], "Gallstones", unseen=["Kidney Stones"])
+    code, err = failure(["predict", f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--data.labels={labels}",
+                         f"--output={tmp_path}/p.parquet"], capsys)  # fmt: skip
+    assert code == 2 and "cannot score Gallstones, Kidney Stones" in err and "label text" in err
+    assert not (tmp_path / "p.parquet").exists()
+
+
+@pytest.mark.parametrize("verb", ["test", "validate"])
+def test_a_model_is_not_tested_on_other_labels(verb, run_folder, tmp_path, capsys):
+    labels = label_file(tmp_path, *reversed(NAMES))
+    arguments = [verb, f"--ckpt_path={run_folder}/checkpoints/best.ckpt", f"--data.labels={labels}"]
+    code, err = failure(arguments, capsys)
+    assert code == 2 and "main.py predict" in err and "main.py evaluate" in err
+
+
+def zero_shot(store, root, *extra):
+    labels = label_file(root, *NAMES[:8], unseen=NAMES[8:10], hierarchy={NAMES[0]: [NAMES[1]]})
+    queries = ["--config", str(root / "queries.yaml")]
+    (root / "queries.yaml").write_text(
+        "model: {init_args: {network: {init_args: {decoder: {class_path: longview.models.decoder.LabelDecoder,\n"
+        "  init_args: {width: 16, heads: 2, feedforward: 8, " + "".join(extra) + "}}}}}}\n"
+    )
+    return fit(store, root / "runs", *queries, f"--data.labels={labels}", "--trainer.max_epochs=1")
+
+
+def test_unseen_labels_are_predicted_from_their_text(store, tmp_path):
+    text = (
+        f"{{class_path: longview.models.label_text.LabelText, init_args: {{encoder: random, cache: {tmp_path}/text}}}}"
+    )
+    folder = zero_shot(store, tmp_path, "readout: shared, queries: {class_path: longview.models.queries.TextQueries, "
+                       f"init_args: {{text: {text}}}}}")  # fmt: skip
+    shutil.rmtree(tmp_path / "text", ignore_errors=True)
+    own = predict(folder, tmp_path / "own.parquet")
+    assert list(own.columns[3:]) == NAMES[:10]
+    assert not (tmp_path / "text").exists()  # the checkpoint knows its labels' text
+    labels = label_file(tmp_path, NAMES[12], NAMES[3], unseen=[NAMES[9], NAMES[13]], name="other")
+    other = predict(folder, tmp_path / "other.parquet", f"--data.labels={labels}", "--model.flip_tta=false")
+    assert list(other.columns[3:]) == [NAMES[12], NAMES[3], NAMES[9], NAMES[13]]
+    common = [NAMES[3], NAMES[9]]
+    np.testing.assert_allclose(other[common], own[common], atol=1e-6)
+    assert other[NAMES[12]].std() > 0
+    main(["test", f"--ckpt_path={folder}/checkpoints/best.ckpt", "--trainer.enable_progress_bar=false"])
+
+
+def test_own_unseen_labels_are_left_out_by_a_model_without_label_text(store, tmp_path, caplog):
+    folder = zero_shot(store, tmp_path)
+    table = predict(folder, tmp_path / "p.parquet")
+    assert list(table.columns[3:]) == NAMES[:8]
+    assert f"not predicted, for the network scores only what it was trained on: {NAMES[8]}, {NAMES[9]}" in caplog.text
 
 
 # ---- kills -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
@@ -182,9 +183,12 @@ class TensorBoardReport(Callback):
         if not boards or not trainer.is_global_zero:
             return
         bars = draw_bars(pl_module.labels.names, pl_module.scores["val"])
-        pictures = draw_images(batch, probabilities, pl_module.labels.names, self.images, self.top)
         for board in boards:
             board.experiment.add_figure("val/labels", bars, trainer.global_step)
+        if not batch["images"].numel():  # features from a cache stand for the images
+            return
+        pictures = draw_images(batch, probabilities, pl_module.labels.names, self.images, self.top)
+        for board in boards:
             board.experiment.add_figure("val/images", pictures, trainer.global_step)
 
 
@@ -239,6 +243,24 @@ def draw_images(batch: Batch, probabilities: torch.Tensor, names: list[str], ima
     return figure
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`: where a run that was stopped goes on."""
+
+    def __init__(self, dirpath: str | None, **when: Any) -> None:
+        super().__init__(dirpath, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, **when)
+
+
+@rank_zero_only
+def keep_figures(folder: Path) -> None:
+    """Move `metrics.csv` of the run so far aside, since the CSV logger begins its file anew."""
+    file = folder / "metrics.csv"
+    if file.is_file():
+        number = 1
+        while (aside := folder / f"metrics.{number}.csv").exists():
+            number += 1
+        file.rename(aside)
+
+
 class PredictionWriter(Callback):
     """Writes `predict`'s probabilities by id: each process its own shard, merged once all are complete.
 
@@ -253,7 +275,7 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clear what a killed run left and open this process's shard."""
         assert isinstance(pl_module, ClassificationTask)
-        self._shards = PredictionShards(self.output, trainer.global_rank, pl_module.labels.names)
+        self._shards = PredictionShards(self.output, trainer.global_rank, pl_module.predicted_names)
         if trainer.is_global_zero:
             self._shards.clear()
         trainer.strategy.barrier("longview_predictions_cleared")

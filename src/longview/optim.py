@@ -37,6 +37,12 @@ class AdamW(Optimizer):
         betas: Decay rates of the two moments.
         eps: Added to the denominator.
         fused: One kernel for all parameters; None: where all of them are on a GPU.
+        layer_decay: Layer-wise decay of the learning rate (BEiT, Bao et al. 2022, arXiv 2106.08254): layer k = 0..n-1
+            of the encoder, counted from its input, learns at `lr * layer_decay^(n - k)`, all above it at `lr`. In
+            (0, 1]; None: one rate for all.
+
+    Raises:
+        InputError: For a `layer_decay` outside (0, 1].
     """
 
     def __init__(
@@ -46,18 +52,24 @@ class AdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         fused: bool | None = None,
+        layer_decay: float | None = None,
     ) -> None:
+        if layer_decay is not None and not 0 < layer_decay <= 1:
+            raise InputError(f"AdamW: layer_decay must be above 0 and at most 1 (0.8), found {layer_decay}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.betas = betas
         self.eps = eps
         self.fused = fused
+        self.layer_decay = layer_decay
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """AdamW with one group that decays and one that does not."""
+        """AdamW with one group that decays and one that does not, for each learning rate; the highest comes first."""
         groups = [group for group in decay_groups(module, self.weight_decay) if group["params"]]
         if not groups:
             raise InputError(f"{type(module).__name__} has no trainable parameter; there is nothing to fit")
+        if self.layer_decay is not None:
+            groups = layer_groups(module, groups, self.lr, self.layer_decay)
         on_gpu = all(parameter.is_cuda for parameter in module.parameters() if parameter.requires_grad)
         optimizer = torch.optim.AdamW(
             groups,
@@ -92,6 +104,40 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         if parameter.requires_grad:
             (spared if parameter.ndim <= 1 or id(parameter) in exempt else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def layer_groups(
+    module: nn.Module, groups: list[dict[str, Any]], lr: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Divide groups of parameters by layer, each with its own learning rate, the highest first.
+
+    A schedule then scales each group's rate (timm only notes an `lr_scale`, which its own schedulers alone heed).
+
+    Args:
+        module: The network; its encoder tells by `layers_above()` how many layers lie above a parameter.
+        groups: Groups with `params`.
+        lr: Learning rate of what stands on the encoder.
+        layer_decay: Factor from each layer to the one below.
+
+    Raises:
+        InputError: Where no part of the network has layers.
+    """
+    above: dict[int, int] = {}
+    for child in module.modules():
+        count: Any = getattr(child, "layers_above", None)
+        if callable(count):
+            layers: dict[str, int] = count()
+            above |= {id(value): layers[name] for name, value in child.named_parameters()}
+    if not above:
+        raise InputError(f"AdamW: layer_decay needs a network with an encoder; {type(module).__name__} has none")
+    distances = sorted({above.get(id(value), 0) for group in groups for value in group["params"]})
+    divided = []
+    for distance in distances:
+        for group in groups:
+            members = [value for value in group["params"] if above.get(id(value), 0) == distance]
+            if members:
+                divided.append({**group, "params": members, "lr": lr * layer_decay**distance})
+    return divided
 
 
 class Schedule(ABC):

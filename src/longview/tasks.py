@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
-import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
@@ -16,19 +15,18 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from longview import Batch, InputError, __version__
+from longview.checkpoints import CHECKPOINT_KEY, check_stage, labels_of, network_state, read_checkpoint, read_stage
 from longview.labels import LabelSet, groups
 from longview.losses import Loss
 from longview.metrics import LongTailMetrics
 from longview.models.network import Network
+from longview.models.transfer import build_from, freeze, warn_of_random
 from longview.optim import Optimizer, Schedule
 from longview.ranking import LabelScores, summarise
 
 log = logging.getLogger(__name__)
 
 Stage = Literal["train", "val", "test"]
-
-CHECKPOINT_KEY = "longview"
-"""Where a checkpoint keeps what Lightning does not: version, labels, preprocessing and the run's configuration."""
 
 
 class ClassificationTask(pl.LightningModule):
@@ -46,6 +44,10 @@ class ClassificationTask(pl.LightningModule):
         image_size: Side of the square input in px; the data module's, by link.
         flip_tta: Predict with the mean of the probabilities of the image and its mirror image.
         compile: Compile the network with `torch.compile`.
+        pretrained: Checkpoint of another run (stage 1) whose weights the network starts from, as far as they match
+            by name and shape, per-label ones by label name; optimizer, epoch and callbacks start afresh.
+        freeze: Parts of the network that stay as they are, by name (`encoder`, `encoder.model.stem`): always in
+            evaluation mode, without gradients, absent from the optimizer.
     """
 
     positives: Tensor
@@ -61,11 +63,12 @@ class ClassificationTask(pl.LightningModule):
         image_size: int = 384,
         flip_tta: bool = False,
         compile: bool = False,  # noqa: A002 - the name that users of Lightning and timm look for
+        pretrained: str | None = None,
+        freeze: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:  # the command line's configuration: plain data, as YAML
             self.save_hyperparameters()
-        self.labels = labels
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
@@ -73,14 +76,78 @@ class ClassificationTask(pl.LightningModule):
         self.image_size = image_size
         self.flip_tta = flip_tta
         self.compile_network = compile
+        self.pretrained = pretrained
+        self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or [])
         self.run_config: dict[str, Any] = {}
+        self.checkpoint_follows = False
+        """Whether a checkpoint is loaded once the network is built: Lightning's trainer does not tell a model."""
         self.scores: dict[str, LabelScores] = {}
         self._skipped: dict[str, list[str]] = {}
-        self.configure_metrics()
-        size = len(labels.names)
-        self.register_buffer("positives", torch.zeros(size))
-        self.register_buffer("observed", torch.zeros(size))
         self._built = False
+        self._train_on(labels)
+
+    # ---- labels ------------------------------------------------------------------------------------------------
+
+    def _train_on(self, labels: LabelSet) -> None:
+        self.labels = self.asked = labels
+        self.configure_metrics()
+        self.register_buffer("positives", torch.zeros(len(labels.names)))
+        self.register_buffer("observed", torch.zeros(len(labels.names)))
+
+    def trained_on(self, labels: LabelSet) -> None:
+        """Take the labels of the checkpoint that is loaded next, before the network is built."""
+        assert not self._built
+        self._train_on(labels)
+
+    def ask(self, labels: LabelSet) -> None:
+        """Predict these labels from now on: `labels.names`, then `labels.unseen_names`.
+
+        What was trained is found by name, whatever its prompts. The rest is scored from its text, by a network that
+        can; another one leaves its own unseen labels out, with a warning.
+
+        Raises:
+            InputError: Where the network cannot score labels of another label set, or not from their text.
+        """
+        strange = self._untrained(labels)
+        if strange and not self.network.open_vocabulary and labels != self.labels:
+            raise InputError(
+                f"label set {labels.name!r}: the model cannot score {', '.join(strange)}; it was trained on "
+                f"{', '.join(self.labels.names)}. Unseen labels need a network with queries from label text and a "
+                f"shared read-out (longview.models.queries.TextQueries, readout: shared)"
+            )
+        self.asked = labels
+        if self._built:
+            self._set_labels()
+
+    def _untrained(self, labels: LabelSet) -> list[str]:
+        return [name for name in [*labels.names, *labels.unseen_names] if name not in self.labels.names]
+
+    @property
+    def predicted_names(self) -> list[str]:
+        """Names of the labels that prediction scores, in the order of its columns."""
+        wanted = [*self.asked.names, *self.asked.unseen_names]
+        return wanted if self.network.open_vocabulary else [name for name in wanted if name in self.labels.names]
+
+    def _set_labels(self) -> None:
+        """Let the network make what it needs for labels that training never saw."""
+        strange = self._untrained(self.asked)
+        if strange and self.network.open_vocabulary:
+            trained = {label.name: label.prompts for label in self.labels.labels if not label.unseen}
+            # a trained label is the same one whatever another file says of it
+            known = [replace(label, prompts=trained.get(label.name, label.prompts)) for label in self.asked.labels]
+            self.network.set_labels(LabelSet(self.asked.name, known))
+        elif strange and self.global_rank == 0:
+            log.warning("not predicted, for the network scores only what it was trained on: %s", ", ".join(strange))
+
+    def on_predict_start(self) -> None:
+        """Once the weights are there, make the network score what is asked."""
+        self._set_labels()
+
+    def on_predict_end(self) -> None:
+        """Score the trained labels again, as training and validation need it."""
+        if self._untrained(self.asked) and self.network.open_vocabulary:
+            seen = [label for label in self.labels.labels if not label.unseen]
+            self.network.set_labels(LabelSet(self.labels.name, seen))
 
     # ---- building ----------------------------------------------------------------------------------------------
 
@@ -92,14 +159,16 @@ class ClassificationTask(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Build the network; pretrained weights are read only where no checkpoint will overwrite them."""
-        trainer = self._trainer
-        self.build(weights=trainer is None or trainer.ckpt_path is None)
+        self.build(weights=not self.checkpoint_follows)
 
     def build(self, weights: bool = True) -> None:
         """Create the network's modules, and hand the training counts to whoever asks for them.
 
         Args:
-            weights: Read the encoder's pretrained weights; False where a checkpoint is loaded next.
+            weights: Read pretrained weights, `pretrained` among them; False where a checkpoint is loaded next.
+
+        Raises:
+            InputError: Where `pretrained` or `freeze` cannot be had.
         """
         if self._built:
             return
@@ -108,11 +177,52 @@ class ClassificationTask(pl.LightningModule):
         if data is not None and hasattr(data, "positives"):  # after its setup for training
             self.positives.copy_(torch.as_tensor(data.positives))
             self.observed.copy_(torch.as_tensor(data.observed))
-        self.network.build(self.labels, self.image_size, weights=weights)
+        taken = self._build_network(weights)
+        freeze(self.network, self.frozen)
+        if self.frozen and weights and self.global_rank == 0:
+            warn_of_random(self.network, self.frozen, taken)
+        self.train(self.training)
         self.network.set_counts(self.positives, self.observed)
         self.loss.set_counts(self.positives, self.observed)
         if self.compile_network:
             self.network.compile()
+
+    def _build_network(self, weights: bool) -> set[str]:
+        """Create the network's parameters; returns the names of those that are another run's."""
+        if not weights or self.pretrained is None:
+            self.network.build(self.labels, self.image_size, weights=weights)
+            return set()
+        checkpoint = read_stage(self.pretrained)
+        state, theirs = network_state(checkpoint), labels_of(checkpoint)
+        origin = f"model.pretrained: {self.pretrained}"
+        result = build_from(self.network, self.labels, self.image_size, state, theirs, origin)
+        if self.global_rank == 0:
+            result.report(origin)
+        return result.whole
+
+    def check_pretrained(self) -> None:
+        """Find out, before anything is made of the run, whether the weights that it starts from are there.
+
+        Raises:
+            InputError: Where the checkpoint is not, or where there is none for what is to be frozen.
+        """
+        if self.pretrained is not None:
+            check_stage(self.pretrained)
+            return
+        encoder = getattr(self.network, "encoder", None)
+        for name in self.frozen:
+            if name.partition(".")[0] != "encoder" or not getattr(encoder, "pretrained", False):
+                raise InputError(
+                    f"model.freeze: {name} would keep random weights; start from trained ones with "
+                    f"--model.pretrained STAGE_1.ckpt, or do not freeze it (--model.freeze null)"
+                )
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or to evaluation; what is frozen is always in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen if self._built else []:
+            self.network.get_submodule(name).eval()
+        return self
 
     def configure_optimizers(self) -> Any:
         """The injected optimizer, with its schedule stepped once per optimizer step."""
@@ -158,8 +268,12 @@ class ClassificationTask(pl.LightningModule):
         """Loss of one training batch."""
         loss, _ = self.model_step(batch, "train")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["ids"]))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        self.log("train/lr", self._rate(), batch_size=1)
         return loss
+
+    def _rate(self) -> float:
+        """The learning rate; the highest, where layers of the encoder have lower ones."""
+        return max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add one batch to the validation's scores; its probabilities (B, L) are for callbacks."""
@@ -170,11 +284,16 @@ class ClassificationTask(pl.LightningModule):
         self.model_step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Ids and probabilities (B, L) float32 of one batch."""
+        """Ids and probabilities float32 of one batch: a column for each of `predicted_names`."""
         probabilities = self(batch).float().sigmoid()
         if self.flip_tta:
             mirrored: Batch = {**batch, "images": batch["images"].flip(-1)}
             probabilities = (probabilities + self(mirrored).float().sigmoid()) / 2
+        if not self._untrained(self.asked) or not self.network.open_vocabulary:
+            columns = [self.labels.names.index(name) for name in self.predicted_names]
+            probabilities = (
+                probabilities if columns == list(range(probabilities.shape[1])) else probabilities[:, columns]
+            )
         return {"ids": batch["ids"], "probabilities": probabilities.cpu()}
 
     # ---- scores ------------------------------------------------------------------------------------------------
@@ -231,45 +350,12 @@ class ClassificationTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other labels, by name."""
-        theirs = LabelSet.from_dict(described(checkpoint)["labels"]).names
+        theirs = labels_of(checkpoint).names
         if theirs != self.labels.names:
             raise InputError(
                 f"the checkpoint was trained on other labels, or in another order; "
                 f"checkpoint: {', '.join(theirs)}; this run: {', '.join(self.labels.names)}"
             )
-
-
-def described(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
-    """What longview wrote into a checkpoint.
-
-    Raises:
-        InputError: Where it was not made by longview.
-    """
-    part = checkpoint.get(CHECKPOINT_KEY)
-    if not isinstance(part, dict):
-        raise InputError(f"{path} was not written by longview: it lacks the key {CHECKPOINT_KEY!r}")
-    return part
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint's tensors and plain data onto the CPU (`weights_only`, nothing is executed).
-
-    Raises:
-        InputError: Where the file is missing, is no checkpoint, or is one of another program.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"checkpoint {file} does not exist")
-    if not zipfile.is_zipfile(file):  # what torch.save writes; a cut file lacks the index at its end
-        raise InputError(f"{file} is not a checkpoint, or is damaged: give a .ckpt file of a longview run")
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise InputError(f"{file} is not a checkpoint, or is damaged: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"{file} is not a checkpoint of a longview run: it lacks `state_dict`")
-    described(checkpoint, file)
-    return checkpoint
 
 
 def load(path: str | Path) -> ClassificationTask:

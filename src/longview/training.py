@@ -13,16 +13,25 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from longview import InputError
-from longview.callbacks import PredictionWriter, ResultTable, SeededSteps, TensorBoardReport
+from longview.callbacks import (
+    LastCheckpoint,
+    PredictionWriter,
+    ResultTable,
+    SeededSteps,
+    TensorBoardReport,
+    keep_figures,
+)
+from longview.checkpoints import described, labels_of, read_checkpoint
 from longview.data.datamodule import StudyData
+from longview.feature_cache import FeatureCache
+from longview.labels import LabelSet
 from longview.parsers import OneLineErrors
-from longview.tasks import ClassificationTask, described, read_checkpoint
+from longview.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +64,13 @@ class LongviewCLI(LightningCLI):
             type=float,
             default=10.0,
             help="fit: last.ckpt is saved after each epoch, and every so many minutes within it.",
+        )
+        parser.add_argument(
+            "--feature_cache",
+            type=str | None,
+            default=None,
+            help="fit: folder for the features of a frozen encoder, computed once; training then reads them instead of "
+            "images.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -115,10 +131,31 @@ class LongviewCLI(LightningCLI):
         return folder if is_run else None
 
     def after_instantiate_classes(self) -> None:
-        """Hand the task the configuration that its checkpoints carry."""
+        """Hand the task the labels of the checkpoint that it loads, and the configuration that its own ones carry."""
+        path = self._get(self.config, "ckpt_path")
+        self.model.checkpoint_follows = path is not None
+        if path is not None and self.subcommand != "fit":
+            self.use_labels(labels_of(read_checkpoint(path)), path)
         dump = self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml")
         config: dict[str, Any] = yaml.safe_load(dump)[self.subcommand]
         self.model.run_config = {key: config[key] for key in config if key not in {"config", "ckpt_path", "output"}}
+
+    def use_labels(self, trained: LabelSet, path: str) -> None:
+        """Build the network for the labels that it was trained on; those of the configuration are what is predicted.
+
+        Raises:
+            InputError: Where it cannot score them, or is to be tested on others than it was trained on.
+        """
+        asked: LabelSet = self.model.labels
+        if self.subcommand != "predict" and asked.names != trained.names:
+            raise InputError(
+                f"{self.subcommand}: {path} was trained on label set {trained.name!r} ({', '.join(trained.names)}), "
+                f"not on {asked.name!r} ({', '.join(asked.names)}); score other labels with: main.py predict "
+                f"--ckpt_path {path} --data.labels FILE, then main.py evaluate"
+            )
+        self.model.trained_on(trained)
+        if self.subcommand == "predict":
+            self.model.ask(asked)
 
     def before_fit(self) -> None:
         """Find mistakes that would show after an epoch, or would leave an empty run folder."""
@@ -126,6 +163,8 @@ class LongviewCLI(LightningCLI):
         known = [f"val/{name}" for name in _MONITORED] + ["train/loss"]
         if monitor is not None and monitor not in known:
             raise InputError(f"checkpoint.monitor is {monitor!r}; there are {', '.join(known)}")
+        if self._get(self.config, "ckpt_path") is None:
+            self.model.check_pretrained()
         self.datamodule.check_paths()
 
     def after_fit(self) -> None:
@@ -198,7 +237,9 @@ class LongviewCLI(LightningCLI):
         if minutes <= 0:
             raise InputError(f"save_minutes is {minutes}; it must be above 0")
         folder = self._get(self.config, "checkpoint")["dirpath"]
+        cache = self._get(self.config, "feature_cache")
         return [
+            *([] if cache is None else [FeatureCache(Path(cache))]),
             SeededSteps(seed),
             ResultTable(),
             TensorBoardReport(),
@@ -215,24 +256,6 @@ class LongviewCLI(LightningCLI):
         if self.resumed is not None:
             keep_figures(self.resumed)
         return [board, CSVLogger(root, name=name, version=f"version_{board.version}")]
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`: where a run that was stopped goes on."""
-
-    def __init__(self, dirpath: str | None, **when: Any) -> None:
-        super().__init__(dirpath, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, **when)
-
-
-@rank_zero_only
-def keep_figures(folder: Path) -> None:
-    """Move `metrics.csv` of the run so far aside, since the CSV logger begins its file anew."""
-    file = folder / "metrics.csv"
-    if file.is_file():
-        number = 1
-        while (aside := folder / f"metrics.{number}.csv").exists():
-            number += 1
-        file.rename(aside)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -283,6 +306,8 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
         config = {key: config[key] for key in ("seed_everything", "name", "model", "data") if key in config}
         # what the images went through is fixed by training, whatever the new images come from
         config["data"].setdefault("init_args", {})["preprocessing"] = part["preprocessing"]
+        if any(option(arguments, name) for name in ("--data.labels", "--data.init_args.labels")):
+            del config["data"]["init_args"]["labels"]  # merged, the new set would keep the old one's hierarchy
     return [verb, "--config", yaml.safe_dump(config, sort_keys=False), *arguments[1:]]
 
 
@@ -354,6 +379,7 @@ def _quiet(verb: str) -> None:
     unhelpful = [
         ".*does not have many workers.*",
         ".*Experiment logs directory .* exists and is not empty.*",  # two loggers share it; earlier figures are kept
+        ".*in eval mode at the start of training.*",  # what `freeze` names; nothing else is
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 calls older names of torch
     ]
     if verb != "fit":  # the checkpoint's own best path and callbacks are its run's affair

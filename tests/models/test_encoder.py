@@ -146,6 +146,23 @@ def test_checkpointed_gradients_are_the_same():
     assert checkpointed.model.stages[0].grad_checkpointing
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_parameter_of_each_family_lies_in_a_layer(name):
+    encoder = built(name)
+    above = encoder.layers_above()
+    assert above.keys() == {key for key, _ in encoder.named_parameters()}
+    order = list(above.values())
+    assert min(order) in {0, 1} and max(order) >= 3
+    assert max(order) in order[:3]  # the stem is the farthest from the head
+
+
+def test_a_model_whose_layers_are_not_known():
+    encoder = built()
+    encoder.model = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"test_convnext.*leave layer_decay out"):
+        encoder.layers_above()
+
+
 def test_drop_path_reaches_the_model():
     encoder = built("convnext_atto", drop_path=0.5)
     drops = [m.drop_prob for m in encoder.modules() if type(m).__name__ == "DropPath"]

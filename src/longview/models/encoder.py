@@ -6,11 +6,12 @@ import difflib
 import logging
 import math
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, is_model
+from timm.models import PretrainedCfg, group_parameters, is_model
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,6 +19,8 @@ from longview import InputError
 from longview.models import pretrained as weights_of
 
 log = logging.getLogger(__name__)
+
+_HEAD = "what stands on the encoder"
 
 
 class Encoder(nn.Module):
@@ -112,6 +115,24 @@ class Encoder(nn.Module):
             )
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std  # (N, 1, H, W)
         return _as_map(self.model(pixels), self.model)
+
+    def layers_above(self) -> dict[str, int]:
+        """How many layers lie above each parameter, that of the network's head included: 1 for the last layer.
+
+        Layers are timm's (`group_matcher`): stem, blocks, each with the norms that belong to it; what timm counts
+        among a model's head has 0.
+
+        Raises:
+            InputError: For a model whose layers timm does not tell.
+        """
+        matcher = getattr(self.model, "group_matcher", None)
+        if matcher is None:
+            raise InputError(f"encoder {self.name!r} has no layers that timm knows of; leave layer_decay out")
+        # the head is taken off; a name that matches nothing stands for it, as the names of timm's own heads do
+        names = [*(name for name, _ in self.model.named_parameters()), _HEAD]
+        parameters: Any = SimpleNamespace(named_parameters=lambda: ((name, None) for name in names))
+        layers: dict[str, int] = group_parameters(parameters, matcher(), reverse=True)
+        return {f"model.{name}": layers[_HEAD] - layers[name] for name in names[:-1]}
 
     def _create(self, cfg: PretrainedCfg, options: dict[str, Any], pretrained: bool | str) -> Any:
         try:
