@@ -120,7 +120,7 @@ def ours(store: Store, size: int, batch: int, augment: bool) -> DataLoader[Any]:
         LABELS, str(store.path), image_size=size, batch_size=batch, num_workers=1, augment=changes, predict_split="all"
     )
     data.setup("predict")
-    data._datasets["train"] = data._dataset(["train"], augment=changes)
+    data._datasets["train"] = data._dataset(["train"], training=True)
     return data.train_dataloader()
 
 

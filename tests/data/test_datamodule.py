@@ -17,8 +17,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from longview import InputError
 from longview.data.datamodule import StudyData
 from longview.data.images import read_image, resize_image
+from longview.data.loader import study_loader
 from longview.data.manifest import Manifest
 from longview.data.phantom_store import PhantomSpec, make_phantom
+from longview.data.sampler import Draw, StudySampler
 from longview.data.store import FORMAT_VERSION, StoreInfo
 from longview.data.transforms import Preprocessing, resize_only
 from longview.labels import Label, LabelSet
@@ -27,16 +29,27 @@ LABELS = LabelSet("two", [Label("Edema"), Label("Mass")])
 EPOCHS = 3
 
 
-def make_store(folder: Path, train: int = 22, val: int = 7, test: int = 5, size: int = 24, **info: object) -> Path:
-    """Write a store of single-view studies of noise, without `prepare`."""
+def make_store(
+    folder: Path,
+    train: int = 22,
+    val: int = 7,
+    test: int = 5,
+    size: int = 24,
+    views: tuple[str, ...] = ("PA",),
+    **info: object,
+) -> Path:
+    """Write a store of studies of noise with these views each, without `prepare`."""
     folder.mkdir(parents=True)
-    split = ["train"] * train + ["val"] * val + ["test"] * test
+    split = (["train"] * train + ["val"] * val + ["test"] * test) * len(views)
     rows = np.arange(len(split))
+    study = rows % (train + val + test)
     ids = [f"{folder.name}{row:03d}" for row in rows]
-    columns = {"source": "nih", "patient_id": ids, "study_id": ids, "image_id": ids, "view": "PA", "path": ids}
+    studies = [ids[row] for row in study]
+    columns = {"source": "nih", "patient_id": studies, "study_id": studies, "image_id": ids, "path": ids}
+    columns["view"] = [views[row // (train + val + test)] for row in rows]
     table = pd.DataFrame({**columns, "split": split}, dtype="str")
     for label in LABELS.names:
-        table[label] = (rows % (2 + len(label)) == 0).astype(np.float32)
+        table[label] = (study % (2 + len(label)) == 0).astype(np.float32)
     Manifest(table).write(folder / "manifest.parquet")
     rng = np.random.default_rng(len(split))
     np.save(folder / "images.npy", rng.integers(0, 256, (len(split), size, size), dtype=np.uint8))
@@ -72,7 +85,8 @@ class Recorder(L.LightningModule):
         return (*(key.study_id for key in batch["ids"]), checksum)
 
     def forward(self, batch):
-        return self.layer(batch["images"].flatten(1).float() / 255)
+        logits = self.layer(batch["images"].flatten(1).float() / 255)
+        return logits.new_zeros(batch["target"].shape).index_add(0, batch["study"], logits)
 
     def training_step(self, batch, batch_idx):
         if len(self.trained) == self.stop_at:
@@ -124,9 +138,9 @@ def trainer(folder: Path, callbacks: list = (), **options: object) -> L.Trainer:
     return L.Trainer(**{**defaults, **quiet, **checkpoints, "callbacks": list(callbacks), **options})
 
 
-def run(store, folder, ckpt=None, workers=0, callbacks=(), **options) -> Recorder:
+def run(store, folder, ckpt=None, workers=0, callbacks=(), data=None, **options) -> Recorder:
     module = Recorder()
-    data = study_data(store, num_workers=workers)
+    data = study_data(store, num_workers=workers, **(data or {}))
     trainer(folder, callbacks, **options).fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     return module
 
@@ -183,6 +197,79 @@ def test_a_run_that_failed_resumes_exactly_with_any_number_of_workers(store, tmp
     for file, moment, done in saver.saved[:: 3 if workers else 1]:
         third = run(store, tmp_path, file, workers)  # resumed from a run that was resumed
         assert first.trained + second.trained[:done] + third.trained == whole.trained, moment
+
+
+DROPPED = {"level": "study", "max_views": 2, "view_dropout": 0.5, "augment": None}
+
+
+@pytest.fixture(scope="module")
+def viewed(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("data") / "films", views=("PA", "lateral", "AP"))
+
+
+def test_a_resumed_run_leaves_out_exactly_the_same_views(viewed, tmp_path):
+    saver = Saver(tmp_path)
+    whole = run(viewed, tmp_path, callbacks=[saver], max_epochs=2, data=DROPPED)
+    for file, moment, done in saver.saved[1:-1:2]:
+        rest = run(viewed, tmp_path, ckpt=file, workers=2 * (done == 1), max_epochs=2, data=DROPPED)
+        assert rest.trained == whole.trained[done:], f"{moment} after {done} batches"
+
+
+def test_the_choice_of_views_is_the_same_on_any_number_of_workers_and_processes(viewed):
+    def shown(workers: int, world: int) -> dict[str, list]:
+        found: dict[str, list] = {}
+        for rank in range(world):
+            data = study_data(viewed, num_workers=workers, batch_size=8 // world, **DROPPED)
+            data.setup("fit")
+            sampler = StudySampler(data.datasets["train"].sizes, batch_size=8 // world, rank=rank, world=world, seed=7)
+            for batch in study_loader(data.datasets["train"], sampler, 8 // world, workers, keep=False):
+                for row, key in enumerate(batch["ids"]):
+                    mine = batch["study"] == row
+                    found[key.study_id] = [batch["view"][mine].tolist(), batch["images"][mine].sum().item()]
+        return found
+
+    alone = shown(0, 1)
+    assert len(alone) == 16
+    assert {len(views) for views, _ in alone.values()} == {1, 2}  # of three, two are chosen and one may be left out
+    assert len({tuple(views) for views, _ in alone.values()}) > 3
+    assert shown(2, 1) == shown(0, 2) == shown(1, 4) == alone
+
+
+def test_training_without_augmentation_still_samples_views(viewed):
+    data = study_data(viewed, **{**DROPPED, "view_dropout": 0.0})
+    data.setup("fit")
+    train, val = data.datasets["train"], data.datasets["val"]
+    assert len({tuple(train[Draw(0, seed)]["view"].tolist()) for seed in range(30)}) == 3  # pairs of three views
+    assert len({tuple(val[Draw(0, seed)]["view"].tolist()) for seed in range(30)}) == 1
+    plain = study_data(viewed, level="study", image_size=24, augment=None)
+    plain.setup("fit")
+    batch = plain.datasets["train"][Draw(0, 9)]
+    np.testing.assert_array_equal(batch["images"][:, 0], np.load(viewed / "images.npy")[[0, 68, 34]])
+
+
+@pytest.mark.parametrize("level", ["study", "image"])
+def test_only_the_view_types_asked_for_are_seen_in_all_parts(viewed, level):
+    data = study_data(viewed, level=level, views=["lateral"], predict_split="all")
+    for stage in ("fit", "test", "predict"):
+        data.setup(stage)
+    assert {part: (len(one), one.images) for part, one in data.datasets.items()} == {
+        "train": (22, 22), "val": (7, 7), "test": (5, 5), "predict": (34, 34)
+    }  # fmt: skip
+    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()]
+    assert {code for loader in loaders for batch in loader for code in batch["view"].tolist()} == {2}
+    assert data.preprocessing == Preprocessing(24, "squash")
+    assert data.observed.tolist() == [22, 22]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_films_are_read_in_order_and_draw_no_random_number_of_training(viewed, workers):
+    data = study_data(viewed, image_size=24, num_workers=workers, level="study")
+    data.setup("fit")
+    torch.manual_seed(0)
+    films = torch.cat(list(data.film_loader("train", 1, 9)))
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(0))
+    rows = [0, 68, 34, 1, 69, 35, 2, 70, 36][1:]  # PA, AP, lateral of each study
+    np.testing.assert_array_equal(films[:, 0], np.load(viewed / "images.npy")[rows])
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 8}, {"seed": 8}])
@@ -422,6 +509,8 @@ def test_predictions_of_two_stores_with_the_same_ids_are_refused(store, tmp_path
         ({"num_workers": -1}, r"data\.num_workers is -1"),
         ({"image_size": 0}, r"data\.image_size is 0"),
         ({"seed": -1}, r"data\.seed is -1"),
+        ({"view_dropout": -0.1}, r"data\.view_dropout is -0.1"),
+        ({"views": ["pa"]}, r"data\.views has 'pa'; there are PA, AP, lateral, unknown"),
         ({"stores": []}, r"data\.stores is empty"),
         ({"stores": ["a", "b"], "phantom": PhantomSpec()}, "single store"),
     ],

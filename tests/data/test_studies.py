@@ -111,8 +111,7 @@ def test_more_views_than_allowed_are_chosen_by_type_and_id_in_evaluation():
 
 def test_more_views_than_allowed_are_chosen_at_random_in_training():
     rows = [("a", view) for view in ("PA", "PA", "PA", "lateral", "PA", "AP")]
-    still = Augment(rotate=0, scale=(1, 1), shift=0, crop=(1, 1), brightness=0, contrast=0)
-    data = StudyDataset([full(rows)], LABELS, level="study", image_size=8, max_views=2, augment=still)
+    data = StudyDataset([full(rows)], LABELS, level="study", image_size=8, max_views=2, training=True)
     chosen = [tuple(greys(data.__getitems__([Draw(0, seed)]))) for seed in range(80)]
     assert all(len(set(pair)) == 2 for pair in chosen)
     assert {grey for pair in chosen for grey in pair} == set(range(6))
@@ -189,14 +188,16 @@ def test_where_images_of_a_study_disagree_the_largest_known_value_counts(caplog)
 def test_a_batch_is_a_function_of_its_draws_alone():
     memory = full([("a", "PA"), ("b", "PA")], first=100)
     memory.image = lambda row: np.random.default_rng(row).integers(0, 255, (16, 16), dtype=np.uint8)
-    data = StudyDataset([memory], LABELS, image_size=12, augment=Augment())
+    data = StudyDataset([memory], LABELS, image_size=12, training=True, augment=Augment())
     together = data.__getitems__([Draw(0, 5), Draw(1, 6)])["images"]
     assert torch.equal(together[1], data[Draw(1, 6)]["images"][0])
     assert not torch.equal(together[1], data[Draw(1, 7)]["images"][0])
 
 
 def test_no_table_is_touched_while_reading(monkeypatch):
-    data = StudyDataset([full(STUDIES)], LABELS, level="study", image_size=8, augment=Augment())
+    data = StudyDataset(
+        [full(STUDIES)], LABELS, level="study", image_size=8, training=True, augment=Augment(), view_dropout=0.1
+    )
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a table in the hot path")
@@ -206,7 +207,7 @@ def test_no_table_is_touched_while_reading(monkeypatch):
             if hasattr(owner, name):
                 monkeypatch.setattr(owner, name, refuse)
     monkeypatch.setattr(Manifest, "targets", refuse)
-    assert data.__getitems__([Draw(0, 1), Draw(1, 2)])["images"].shape[0] == 4
+    assert data.__getitems__([Draw(0, 1), Draw(1, 2)])["images"].shape[0] >= 2
 
 
 @given(data=st.data(), max_views=st.integers(1, 4))
@@ -223,10 +224,143 @@ def test_every_image_of_a_batch_belongs_to_its_study(data, max_views):
     assert counts == [min(studies.count(key.study_id), max_views) for key in batch["ids"]]
 
 
-@pytest.mark.parametrize("options", [{"image_size": 0}, {"max_views": 0}])
-def test_impossible_settings_are_refused(options):
-    with pytest.raises(InputError, match="at least 1"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "at least 1"),
+        ({"max_views": 0}, "at least 1"),
+        ({"view_dropout": 1.0}, "data.view_dropout is 1.0; it must be at least 0 and below 1"),
+        ({"view_dropout": NAN}, "data.view_dropout is nan"),
+        ({"views": ["PA", "frontal"]}, r"data\.views has 'frontal'; there are PA, AP, lateral, unknown"),
+        ({"views": []}, r"data\.views is empty"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
         StudyDataset([full(STUDIES)], LABELS, **options)
+
+
+SIX = [("a", view) for view in ("PA", "PA", "PA", "lateral", "PA", "AP")]
+
+
+def noise(memory: MemoryStore) -> MemoryStore:
+    memory.image = lambda row: np.random.default_rng(row).integers(0, 255, (16, 16), dtype=np.uint8)
+    return memory
+
+
+def test_without_training_nothing_is_random_whatever_else_is_set():
+    options = {"level": "study", "image_size": 12, "max_views": 3}
+    plain = StudyDataset([noise(full(SIX))], LABELS, **options)
+    given_all = StudyDataset([noise(full(SIX))], LABELS, **options, augment=Augment(), view_dropout=0.9)
+    for seed in range(5):
+        assert torch.equal(given_all[Draw(0, seed)]["images"], plain[Draw(0, 0)]["images"])
+
+
+@given(
+    seed=st.integers(0, 2**63), views=st.integers(1, 5), most=st.integers(1, 4), dropout=st.sampled_from([0.2, 0.99])
+)
+@settings(deadline=None, max_examples=40)
+def test_view_dropout_leaves_at_least_one_view_and_only_own_ones(seed, views, most, dropout):
+    rows = [("other", "PA"), *([("mine", "AP")] * views), ("last", "PA")]
+    data = StudyDataset(
+        [full(rows)], LABELS, level="study", image_size=8, max_views=most, training=True, view_dropout=dropout
+    )
+    batch = data[Draw(1, seed)]
+    assert 1 <= len(greys(batch)) <= min(views, most)
+    assert set(greys(batch)) <= set(range(1, views + 1))
+    assert greys(batch) == sorted(greys(batch))
+    assert batch["study"].tolist() == [0] * len(greys(batch))
+    assert greys(data[Draw(1, seed)]) == greys(batch)
+
+
+@pytest.mark.parametrize(("views", "dropout"), [(2, 0.3), (3, 0.3), (3, 0.8), (4, 0.1)])
+def test_each_view_is_left_out_as_often_as_asked_for(views, dropout):
+    data = StudyDataset(
+        [full([("a", "PA")] * views)], LABELS, level="study", image_size=8, training=True, view_dropout=dropout
+    )
+    times = 3000
+    stayed = np.zeros(views)
+    for seed in range(times):
+        stayed[greys(data[Draw(0, seed)])] += 1
+    expected = dropout - dropout**views / views  # of all views at once, one stays, each as likely
+    np.testing.assert_allclose(1 - stayed / times, expected, atol=4 * np.sqrt(0.25 / times))
+
+
+def test_view_dropout_spares_studies_with_one_view_and_shifts_no_random_number_of_theirs():
+    rows = [("a", "PA"), ("b", "PA")]
+    options = {"image_size": 12, "level": "study", "training": True, "augment": Augment()}
+    plain = StudyDataset([noise(full(rows))], LABELS, **options)
+    dropped = StudyDataset([noise(full(rows))], LABELS, **options, view_dropout=0.9)
+    draws = [Draw(0, 5), Draw(1, 6)]
+    assert torch.equal(plain.__getitems__(draws)["images"], dropped.__getitems__(draws)["images"])
+
+
+def test_augmentation_without_view_dropout_draws_the_numbers_it_always_drew():
+    """The study's generator gives ten numbers per shown image, after those that choose among too many."""
+    options = {"level": "study", "image_size": 12, "training": True, "augment": Augment()}
+    memory = noise(full(SIX))
+    for most in (6, 2):
+        data = StudyDataset([memory], LABELS, **options, max_views=most)
+        rng = np.random.Generator(np.random.PCG64(5))
+        shown = np.array([0, 5, 3, 1, 2, 4])  # in viewing order
+        if most < len(shown):
+            shown = shown[np.sort(rng.choice(6, most, replace=False))]
+        expected = [Augment()(memory.image(row), 12, rng) for row in shown]
+        np.testing.assert_array_equal(data[Draw(0, 5)]["images"][:, 0], expected)
+
+
+MIXED = [("a", "PA"), ("a", "lateral"), ("b", "lateral"), ("b", "unknown"), ("c", "AP"), ("a", "AP"), ("d", "lateral")]
+
+
+@pytest.mark.parametrize("level", ["image", "study"])
+def test_only_some_view_types_are_kept_but_a_study_without_them_keeps_all(level, caplog):
+    memory = full(MIXED, Edema=[0, 1, 0, 0, 0, 0, 1])
+    with caplog.at_level(logging.INFO):
+        data = StudyDataset([memory], LABELS, level=level, image_size=8, views=["PA", "AP"])
+    assert "memory: 2 of 4 studies have no view of PA or AP, and keep all of theirs" in caplog.text
+    batch = data.__getitems__(range(len(data)))
+    assert sorted(greys(batch)) == [0, 2, 3, 4, 5, 6]
+    assert data.images == 6
+    assert data.sizes == [len(data)] == [4 if level == "study" else 6]
+    for grey, row, view in zip(greys(batch), batch["study"].tolist(), batch["view"].tolist(), strict=True):
+        assert (batch["ids"][row].study_id, VIEWS[view]) == MIXED[grey]
+    if level == "study":
+        assert [key.study_id for key in batch["ids"]] == ["a", "b", "c", "d"]
+        assert data.targets[:, 0].tolist() == [1, 0, 0, 1]  # those of the whole study, lateral included
+    else:
+        assert [key.image_id for key in batch["ids"]] == ["i0", "i2", "i3", "i4", "i5", "i6"]
+        assert data.targets[:, 0].tolist() == [0, 0, 0, 0, 0, 1]
+
+
+@given(data=st.data(), types=st.lists(st.sampled_from(VIEWS), min_size=1))
+@settings(deadline=None, max_examples=30)
+def test_both_levels_keep_the_same_images_of_the_types_asked_for(data, types):
+    studies = data.draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+    rows = [(study, data.draw(st.sampled_from(VIEWS))) for study in studies]
+    kept = []
+    for level in ("image", "study"):
+        dataset = StudyDataset([full(rows)], LABELS, level=level, image_size=8, max_views=12, views=types)
+        kept.append(sorted(greys(dataset.__getitems__(range(len(dataset))))))
+    assert kept[0] == kept[1]
+    for study in set(studies):
+        own = {grey for grey, row in enumerate(rows) if row[0] == study}
+        fitting = {grey for grey in own if rows[grey][1] in types}
+        assert own & set(kept[0]) == (fitting or own)
+
+
+def test_the_fingerprint_tells_images_and_their_order():
+    def fingerprint(rows, **options):
+        return StudyDataset([full(rows)], LABELS, **{"level": "study", **options}).fingerprint()
+
+    assert fingerprint(MIXED) == fingerprint(MIXED, image_size=8, training=True, view_dropout=0.5)
+    others = [fingerprint(MIXED[:-1]), fingerprint(MIXED, level="image"), fingerprint(MIXED, views=["PA"])]
+    assert len({fingerprint(MIXED), *others}) == 4
+
+
+def test_films_are_read_one_by_one_in_the_order_of_the_dataset():
+    data = StudyDataset([full(STUDIES), full([("z", "PA")], first=100)], LABELS, level="study", image_size=8)
+    assert data.films([0, 1, 3, 4, 5])[:, 0, 0, 0].tolist() == [2, 0, 1, 3, 100]
+    assert data.films(range(6)).shape == (6, 1, 8, 8)
 
 
 def test_ids_stay_text_with_leading_zeros():

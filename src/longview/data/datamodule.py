@@ -7,27 +7,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import cv2
 import lightning as L  # noqa: N812  # Lightning's own abbreviation
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from longview import Batch, InputError
 from longview.data.files import ImageFiles
 from longview.data.images import Resize
+from longview.data.loader import film_loader, study_loader
 from longview.data.phantom_store import PhantomSpec, make_phantom
 from longview.data.sampler import OrderState, StudySampler, even_batch
 from longview.data.store import Store, partial_folder
 from longview.data.studies import ImageStore, Level, StudyDataset, check_apart
 from longview.data.transforms import Augment, Preprocessing
+from longview.data.views import View, check_dropout, check_views
 from longview.labels import LabelSet
 
 logger = logging.getLogger(__name__)
-
-_AHEAD = 2  # batches that each worker reads ahead
-_SMALL = ("study", "view", "target")
 
 PredictSplit = Literal["train", "val", "test", "all"]
 
@@ -35,9 +33,9 @@ PredictSplit = Literal["train", "val", "test", "all"]
 class StudyData(L.LightningDataModule):
     """Chest films of one or several stores.
 
-    Training order and augmentation depend on (seed, epoch) alone: not on the number of workers, and with the
-    same global batch not on the number of processes. A run that is resumed in mid-epoch sees exactly the
-    rest.
+    Training order, augmentation and choice of views depend on (seed, epoch) alone: not on the number of workers,
+    and with the same global batch not on the number of processes. A run that is resumed in mid-epoch sees
+    exactly the rest.
 
     Args:
         labels: The label set of the run; a store's columns are matched by name or alias.
@@ -51,7 +49,12 @@ class StudyData(L.LightningDataModule):
         augment: Random changes in training; null for none.
         seed: Seed of the order of samples and of augmentation.
         predict_split: Part of a store to predict on; plain images are all predicted on.
-        max_views: Most images of a study in a batch, at level `study`.
+        max_views: Most images of a study in a batch, at level `study`; of more, training shows a random choice,
+            evaluation always the same ones.
+        view_dropout: Probability, from 0 to below 1, with which training leaves out each view of a study with
+            several, at level `study`; at least one stays.
+        views: Keep only views of these types (`[PA, AP]`) in all parts, at both levels; a study that has none of them
+            keeps all of its views, so that every study is scored. Null: all views.
         preprocessing: How plain images are brought to a square first; must be that of the model's training
             store (stores that differ are refused). Null: what the store says, else `image_size`, squashed.
         phantom: A phantom to make where the (one) store does not exist yet.
@@ -77,6 +80,8 @@ class StudyData(L.LightningDataModule):
         seed: int = 0,
         predict_split: PredictSplit = "test",
         max_views: int = 4,
+        view_dropout: float = 0.0,
+        views: list[View] | None = None,
         preprocessing: Preprocessing | None = None,
         phantom: PhantomSpec | None = None,
         skip_unreadable: bool = False,
@@ -91,6 +96,9 @@ class StudyData(L.LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name} is {value}; it must be at least {least}")
+        check_dropout(view_dropout)
+        check_views(views)
+        self.view_dropout, self.views = view_dropout, views
         self.labels, self.level, self.image_size, self.max_views = labels, level, image_size, max_views
         self.batch_size, self.num_workers, self.augment, self.seed = batch_size, num_workers, augment, seed
         self.predict_split, self.phantom, self.skip_unreadable = predict_split, phantom, skip_unreadable
@@ -130,7 +138,7 @@ class StudyData(L.LightningDataModule):
             check_apart(self._stores)
         if stage == "fit":
             self._epoch = self.trainer.current_epoch - 1 if self.trainer else -1
-            self._datasets["train"] = self._dataset(["train"], augment=self.augment)
+            self._datasets["train"] = self._dataset(["train"], training=True)
             self.positives: npt.NDArray[np.float64] = self._datasets["train"].positives
             """(L,) sums of the known label values of the training part, each study counted once."""
             self.observed: npt.NDArray[np.float64] = self._datasets["train"].observed
@@ -160,9 +168,7 @@ class StudyData(L.LightningDataModule):
         if self._restored is not None:
             _compare_orders(self._restored, self._order)
             self._restored = None
-        return StudyLoader(
-            self._datasets["train"], sampler=sampler, batch_size=self.batch_size, **self._loading(keep=True)
-        )
+        return study_loader(self._datasets["train"], sampler, self.batch_size, self.num_workers, keep=True)
 
     def train_batches(self) -> int:
         """Batches of a whole training epoch on each process, known without making a loader."""
@@ -191,6 +197,15 @@ class StudyData(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The studies to predict on, divided among the processes, in the order of the manifests."""
         return self._evaluation("predict")
+
+    @property
+    def datasets(self) -> dict[str, StudyDataset]:
+        """`train`, `val`, `test`, `predict`: those of the stage that was set up."""
+        return self._datasets
+
+    def film_loader(self, part: str, first: int, last: int) -> DataLoader[torch.Tensor]:
+        """Batches (N, 1, H, W) of the images `first` to `last - 1` of a part, in its order, nothing random."""
+        return film_loader(self._datasets[part], range(first, last), self.batch_size, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know of the order of samples; Lightning puts it into each checkpoint."""
@@ -275,7 +290,7 @@ class StudyData(L.LightningDataModule):
     def _dataset(
         self,
         split: list[str] | None,
-        augment: Augment | None = None,
+        training: bool = False,
         missing_labels: Literal["error", "warn", "ignore"] = "error",
     ) -> StudyDataset:
         return StudyDataset(
@@ -284,8 +299,11 @@ class StudyData(L.LightningDataModule):
             split=split,
             level=self.level,
             image_size=self.image_size,
-            augment=augment,
+            training=training,
+            augment=self.augment,
             max_views=self.max_views,
+            view_dropout=self.view_dropout,
+            views=self.views,
             missing_labels=missing_labels,
         )
 
@@ -300,46 +318,7 @@ class StudyData(L.LightningDataModule):
             shuffle=False,
         )
         batch_size = even_batch(len(dataset), self.batch_size, world)
-        return StudyLoader(dataset, sampler=sampler, batch_size=batch_size, **self._loading(keep))
-
-    def _loading(self, keep: bool) -> dict[str, Any]:
-        """How a loader reads; `keep` lets its processes live on between epochs."""
-        # before the workers are forked, not in them: a forked OpenCV waits for ever for the threads left behind
-        cv2.setNumThreads(0)
-        return {
-            "num_workers": self.num_workers,
-            "collate_fn": _for_transport,
-            "pin_memory": torch.cuda.is_available(),
-            "persistent_workers": keep and self.num_workers > 0,
-            "prefetch_factor": _AHEAD if self.num_workers else None,
-            "worker_init_fn": _reuse_memory,
-        }
-
-
-class StudyLoader(DataLoader[Batch]):
-    """A loader of whole batches that starts when the first one is asked for.
-
-    Worker processes read into few pieces of shared memory again and again; images are copied out of them (or pinned)
-    on arrival. What is small travels as plain bytes, for each piece of shared memory costs a round trip. The place in
-    the epoch is in the trainer's checkpoint and in that of :class:`StudyData`.
-    """
-
-    def __iter__(self) -> Any:
-        """Yield batches that are the caller's own."""
-        for batch in super().__iter__():
-            if self.num_workers > 0:
-                for name in _SMALL:
-                    batch[name] = torch.from_numpy(batch[name])
-                if not self.pin_memory:
-                    batch["images"] = batch["images"].clone()
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing; with :meth:`load_state_dict` it tells Lightning that a resume in mid-epoch is no mistake."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to load."""
+        return study_loader(dataset, sampler, batch_size, self.num_workers, keep)
 
 
 def _compare_orders(before: OrderState, now: OrderState) -> None:
@@ -356,22 +335,6 @@ def _compare_orders(before: OrderState, now: OrderState) -> None:
                 first,
                 second,
             )
-
-
-def _for_transport(batch: Batch) -> dict[str, Any]:
-    """Datasets give whole batches; there is nothing to collate, but in a worker, what is small becomes an array."""
-    values: dict[str, Any] = {**batch}
-    if get_worker_info() is not None:
-        values.update((name, values[name].numpy()) for name in _SMALL)
-    return values
-
-
-def _reuse_memory(worker: int) -> None:  # noqa: ARG001  # DataLoader's signature
-    """In a worker: as many buffers as batches may be on their way, one that is being copied, and one being filled."""
-    info = get_worker_info()
-    assert info is not None
-    assert isinstance(info.dataset, StudyDataset)
-    info.dataset.reuse(_AHEAD + 2)
 
 
 def _check_keys(dataset: StudyDataset) -> None:

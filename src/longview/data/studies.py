@@ -10,6 +10,7 @@ import logging
 import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,9 +21,12 @@ import torch
 from torch.utils.data import Dataset
 
 from longview import VIEWS, Batch, InputError, StudyKey
+from longview.data.features import FeatureFile
 from longview.data.manifest import Manifest
 from longview.data.sampler import Draw
+from longview.data.store import Store, table_hash
 from longview.data.transforms import Augment, Pixels, resize_only
+from longview.data.views import View, check_dropout, check_views, choose, of_types, viewing_order
 from longview.labels import LabelSet
 
 logger = logging.getLogger(__name__)
@@ -58,6 +62,10 @@ class StudyDataset(Dataset[Batch]):
     :data:`~longview.VIEWS`, then a second one of each, and so on, by image id; in training, a random choice.
     Views of a study come in that order, too.
 
+    With `views`, images of other types are left out, but a study that has none of these types keeps all of its
+    images: every study is scored, whichever view types a run looks at. The same images stay at both levels, and
+    the labels of a study are still those of all its images.
+
     Args:
         stores: Where the images are; several may know different labels.
         labels: The L labels of the run.
@@ -65,14 +73,24 @@ class StudyDataset(Dataset[Batch]):
         level: `image`: each image is a study of its own, and its key has an image id. `study`: views are
             packed.
         image_size: Side of the images in a batch, in pixels.
-        augment: Random changes in training; None for evaluation.
+        training: Change films, choose among views and leave views out at random. False: nothing is random,
+            whatever `augment` and `view_dropout` are.
+        augment: Random changes of the films in training; None for none.
         max_views: Most images of a study in a batch (level `study`), at least 1.
+        view_dropout: Probability in [0, 1) with which each view of a study with several is left out in
+            training; at least one stays (level `study`). See :func:`~longview.data.views.choose`.
+        views: The view types to keep; None: all.
         missing_labels: What to do about labels that no store has: `error`, `warn` (but an error if that is
             all of them), or `ignore` for prediction, where targets may be all NaN.
 
     Raises:
-        InputError: For labels that no store has, a split without images, or a size or view limit below 1.
+        InputError: For labels that no store has, a split without images, a size or view limit below 1, a view
+            type that there is not, or a dropout outside of [0, 1).
     """
+
+    features: FeatureFile | None = None
+    """What an encoder made of the images, in the order of :meth:`films`: batches then have `features` and no images,
+    and films are neither read nor changed."""
 
     def __init__(
         self,
@@ -82,19 +100,27 @@ class StudyDataset(Dataset[Batch]):
         split: Collection[str] | None = None,
         level: Level = "image",
         image_size: int = 384,
+        training: bool = False,
         augment: Augment | None = None,
         max_views: int = 4,
+        view_dropout: float = 0.0,
+        views: Sequence[View] | None = None,
         missing_labels: Literal["error", "warn", "ignore"] = "error",
     ) -> None:
         for name, value in (("image_size", image_size), ("max_views", max_views)):
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
+        check_dropout(view_dropout)
+        check_views(views)
         self.stores, self.labels, self.level, self.image_size = list(stores), labels, level, image_size
-        self.augment, self.max_views = augment, max_views
+        self.training, self.augment, self.max_views, self.view_dropout = training, augment, max_views, view_dropout
         self._buffers: list[torch.Tensor | None] = []  # filled by `reuse`
         columns = [_columns(store.manifest, labels) for store in stores]
         _check_labels(columns, self.stores, labels, missing_labels)
-        parts = [_index(store, found, labels.names, split, level) for store, found in zip(stores, columns, strict=True)]
+        parts = [
+            _index(store, found, labels.names, split, level, views)
+            for store, found in zip(stores, columns, strict=True)
+        ]
         self.sizes = [len(part.targets) for part in parts]
         """Number of studies of each store."""
         if not sum(self.sizes):
@@ -147,26 +173,67 @@ class StudyDataset(Dataset[Batch]):
         """
         draws = [item if isinstance(item, Draw) else self._draw_of(item) for item in items]
         # one generator per study: a study looks the same in whatever batch and process it is read
-        generators = [np.random.Generator(np.random.PCG64(draw.seed)) if self.augment else None for draw in draws]
-        places = [self._choose(draw.study, rng) for draw, rng in zip(draws, generators, strict=True)]
-        counts = [len(chosen) for chosen in places]
-        images = self._room(sum(counts))
+        generators = [np.random.Generator(np.random.PCG64(draw.seed)) if self.training else None for draw in draws]
+        shown = [self._choose(draw.study, rng) for draw, rng in zip(draws, generators, strict=True)]
+        counts = [len(chosen) for chosen in shown]
+        places = np.concatenate(shown)
+        studies = [draw.study for draw in draws]
+        batch = Batch(
+            images=torch.empty((len(places), 1, 0, 0), dtype=torch.uint8),
+            study=torch.from_numpy(np.repeat(np.arange(len(draws)), counts)),
+            view=torch.from_numpy(self._views[places]),
+            target=torch.from_numpy(self.targets[studies]),
+            ids=list(map(StudyKey, *(column[studies].tolist() for column in self._keys))),
+        )
+        if self.features is None:
+            batch["images"] = self._read(studies, generators, shown)
+        else:
+            layout = self.features.layout
+            room = self._room((len(places), *layout.stored_shape), layout.torch_dtype)
+            batch["features"] = self.features.read(places, room)
+        return batch
+
+    def films(self, places: Sequence[int]) -> torch.Tensor:
+        """Read images as they are in evaluation, (N, 1, H, W) uint8.
+
+        Args:
+            places: N of 0..images-1, study after study.
+        """
+        studies = np.searchsorted(self._offsets, places, side="right") - 1
+        return self._read(studies.tolist(), [None] * len(places), [np.array([place]) for place in places])
+
+    def _read(
+        self,
+        studies: Sequence[int],
+        generators: Sequence[np.random.Generator | None],
+        shown: Sequence[npt.NDArray[np.int64]],
+    ) -> torch.Tensor:
+        """Images (N, 1, H, W) of studies, changed at random where there is a generator.
+
+        Args:
+            studies: B places of studies.
+            generators: B, None in evaluation.
+            shown: B arrays of places in `_rows`.
+        """
+        images = self._room((sum(map(len, shown)), 1, self.image_size, self.image_size), torch.uint8)
         results = iter(images.numpy()[:, 0])
-        for draw, rng, chosen in zip(draws, generators, places, strict=True):
-            store = self.stores[self._store[draw.study]]
+        for study, rng, chosen in zip(studies, generators, shown, strict=True):
+            store = self.stores[self._store[study]]
             for row in self._rows[chosen].tolist():
                 if self.augment is None or rng is None:
                     resize_only(store.image(row), self.image_size, next(results))
                 else:
                     self.augment(store.image(row), self.image_size, rng, next(results))
-        studies = [draw.study for draw in draws]
-        return Batch(
-            images=images,
-            study=torch.from_numpy(np.repeat(np.arange(len(draws)), counts)),
-            view=torch.from_numpy(self._views[np.concatenate(places)]),
-            target=torch.from_numpy(self.targets[studies]),
-            ids=list(map(StudyKey, *(column[studies].tolist() for column in self._keys))),
-        )
+        return images
+
+    def fingerprint(self) -> str:
+        """Hash of which images there are, in which order, and of what their stores hold."""
+        total = blake2b(digest_size=16)
+        for number, store in enumerate(self.stores):
+            rows = self._rows[np.repeat(self._store, np.diff(self._offsets)) == number]
+            content = store.info.content_hash if isinstance(store, Store) else str(store.path.resolve())
+            total.update(f"{content}:{table_hash(store.manifest.table[['source', 'image_id']].iloc[rows])}".encode())
+        return total.hexdigest()
 
     def _draw_of(self, index: int) -> Draw:
         place = operator.index(index)
@@ -183,25 +250,20 @@ class StudyDataset(Dataset[Batch]):
         """
         self._buffers = [None] * buffers
 
-    def _room(self, images: int) -> torch.Tensor:
-        """An (images, 1, H, W) uint8 tensor to read into."""
-        shape = (images, 1, self.image_size, self.image_size)
+    def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor to read into, contiguous; the first dimension counts images."""
         if not self._buffers:
-            return torch.empty(shape, dtype=torch.uint8)
+            return torch.empty(shape, dtype=dtype)
         buffer = self._buffers.pop(0)
-        if buffer is None or len(buffer) < images:
-            buffer = torch.empty(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        if buffer is None or len(buffer) < shape[0]:
+            buffer = torch.empty(shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
         self._buffers.append(buffer)
-        return buffer[:images]
+        return buffer[: shape[0]]
 
     def _choose(self, study: int, rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
         """Which images of a study to show, as places in `_rows`; at random with a generator, else the first."""
         first, last = int(self._offsets[study]), int(self._offsets[study + 1])
-        if last - first <= self.max_views:
-            return np.arange(first, last)
-        if rng is None:
-            return np.arange(first, first + self.max_views)
-        return first + np.sort(rng.choice(last - first, self.max_views, replace=False))
+        return first + choose(last - first, self.max_views, self.view_dropout, rng)
 
 
 @dataclass(frozen=True)
@@ -260,6 +322,7 @@ def _index(
     names: Sequence[str],
     split: Collection[str] | None,
     level: Level,
+    types: Sequence[View] | None,
 ) -> _Part:
     """Find the studies of a store and put their images in the order in which they are shown."""
     manifest = store.manifest
@@ -271,10 +334,13 @@ def _index(
     values = np.full((len(rows), len(names)), np.nan, np.float32)
     values[:, [names.index(name) for name in known]] = manifest.targets([columns[name] for name in known])[rows]
     ids = [table[name].to_numpy(str) for name in StudyKey._fields]
-    if level == "image" or not len(rows):
-        return _Part(rows, views, np.ones(len(rows), np.int64), values, ids)
     study = pd.factorize(table["study_id"])[0].astype(np.int64)  # numbered in the order of first appearance
-    order = _viewing_order(study, views, ids[2])
+    stays = np.ones(len(rows), bool) if types is None else of_types(study, views, types, store.path)
+    if level == "image" or not len(rows):
+        return _Part(
+            rows[stays], views[stays], np.ones(stays.sum(), np.int64), values[stays], [column[stays] for column in ids]
+        )
+    order = viewing_order(study, views, ids[2])
     rows, views, values, study = rows[order], views[order], values[order], study[order]
     counts = np.bincount(study)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -288,18 +354,8 @@ def _index(
             len(counts),
         )
     keys = [ids[0][order][starts], ids[1][order][starts], np.full(len(counts), "")]
-    return _Part(rows, views, counts, largest, keys)
-
-
-def _viewing_order(
-    study: npt.NDArray[np.int64], views: npt.NDArray[np.int64], image_ids: npt.NDArray[np.str_]
-) -> npt.NDArray[np.intp]:
-    """Sort images by study, then the first of each view type, then the second of each, and so on, by id."""
-    order = np.lexsort((image_ids, views, study))
-    group = study[order] * len(VIEWS) + views[order]
-    starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
-    turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    return order[np.lexsort((views[order], turn, study[order]))]
+    stays = stays[order]
+    return _Part(rows[stays], views[stays], np.bincount(study[stays]), largest, keys)
 
 
 def check_apart(stores: Sequence[ImageStore]) -> None:
