@@ -37,6 +37,7 @@ SIZES = {  # seen, unseen
     "nih": (14, 0),
     "padchest": (36, 0),
     "phantom": (17, 0),
+    "phantom_zero_shot": (41, 8),
     "vinbig": (14, 0),
     "vindr": (28, 0),
 }

@@ -25,7 +25,7 @@ from longview.truth import Match, Truth, match, training_groups
 
 logger = logging.getLogger(__name__)
 
-GROUPS = ("head", "medium", "tail")
+GROUPS = ("head", "medium", "tail", "unseen")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Evaluation:
     Args:
         match: The rows and labels that were compared.
         scores: Counts and metrics per label.
-        groups: `head`, `medium`, `tail` -> names; empty where training counts are not known.
+        groups: `head`, `medium`, `tail` -> names, and `unseen` -> those that no training row knows; empty where
+            training counts are not known.
         summary: Macro means.
     """
 
@@ -151,7 +152,10 @@ def _groups(truth: Truth, train: Truth | None, matched: Match, labels: LabelSet 
         logger.info(
             "no head, medium and tail means: %s has no rows of split train; give --train TABLE_OR_STORE", truth.file
         )
-    return found or {}
+        return {}
+    grouped = {name for members in found.values() for name in members}
+    unseen = [name for name in present if name not in grouped]  # zero-shot: their means stand by themselves
+    return found | ({"unseen": unseen} if unseen else {})
 
 
 def write_report(result: Evaluation, files: dict[str, Path], folder: Path) -> None:

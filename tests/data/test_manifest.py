@@ -177,7 +177,7 @@ def test_tables_may_be_tab_separated_zipped_and_begin_with_a_byte_order_mark(tmp
         ("t.csv", b"image_id,Mass\na,1,\nb,0,\n", r"more cells \(3\) than its header \(2\); remove the commas"),
         ("t.csv", b"image_id,Mass\n1,1,\n2,0,\n", r"more cells \(3\) than its header \(2\); remove the commas"),
         ("t.csv", b"image_id,Mass\na,1\nb,0,\n", "cannot be read as a table.*line 3"),
-        # mtime: gzip writes the second into the bytes, and pytest-xdist refuses tests whose names differ between processes
+        # mtime: gzip writes the second into the bytes, and pytest-xdist refuses names that differ between processes
         ("t.csv.gz", gzip.compress(b"image_id,Mass\na,1\n" * 9, mtime=0)[:-12], "cannot be read as a table"),
         ("t.parquet", b"PAR1 and no more", "cannot be read as a table"),
     ],

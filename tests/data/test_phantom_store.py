@@ -7,7 +7,11 @@ import pytest
 
 from longview import InputError
 from longview.data.phantom_store import PhantomSpec, make_phantom
+from longview.data.store import Store
+from longview.evaluate import score
 from longview.labels import LabelSet
+from longview.predictions import read_predictions
+from longview.truth import Truth
 
 SPEC = PhantomSpec(studies=24, size=32, seed=3, layout="nih")
 OTHERS = {"studies": 25, "size": 48, "seed": 4, "layout": "cxr-lt-2024"}
@@ -47,6 +51,29 @@ def test_raw_files_of_another_specification_are_not_prepared(made, labels, tmp_p
     with pytest.raises(InputError, match=r"\(seed 3, now 4\).*remove"):
         make_phantom(replace(SPEC, seed=4), tmp_path / "p", labels)
     assert not (tmp_path / "p").exists()
+
+
+def test_the_phantoms_own_reader_gives_labels_that_evaluate_can_score_though_training_never_sees_them(tmp_path):
+    spec, zero_shot = PhantomSpec(studies=150, size=32, reader="phantom"), LabelSet.load("phantom_zero_shot")
+    make_phantom(spec, tmp_path / "p", zero_shot)
+    make_phantom(spec, tmp_path / "p", zero_shot)
+    table, unseen = Store(tmp_path / "p").manifest.table, zero_shot.unseen_names
+    assert list(table.columns[-49:]) == [*zero_shot.names, *unseen]
+    assert table.loc[table["split"] == "train", unseen].isna().all(axis=None)
+    test = table[table["split"] == "test"].drop_duplicates("study_id")
+    assert test[unseen].notna().all(axis=None)
+    test[["study_id", *zero_shot.names, *unseen]].to_csv(tmp_path / "predictions.csv", index=False)
+    result = score(read_predictions(tmp_path / "predictions.csv"), Truth.read(tmp_path / "p"))
+    assert result.match.names == [*zero_shot.names, *unseen]
+    ap = dict(zip(result.match.names, result.scores.ap, strict=True))
+    scored = [name for name in unseen if test[name].any()]
+    assert len(scored) >= 4
+    assert {ap[name] for name in scored} == {1.0}
+
+
+def test_a_store_of_the_layouts_reader_is_not_taken_for_one_of_the_phantoms(made, labels):
+    with pytest.raises(InputError, match=r"\(reader layout, now phantom\)"):
+        make_phantom(replace(SPEC, reader="phantom"), made / "p", labels)
 
 
 def test_damaged_raw_files_and_a_file_in_the_way_are_named(labels, tmp_path):

@@ -25,13 +25,16 @@ class PhantomSpec:
         studies: Number of studies.
         size: Side of the images in pixels, as drawn and as stored.
         seed: Seed of the drawing and of the split.
-        layout: Whose raw layout is drawn, and read with that data set's own parser.
+        layout: Whose raw layout is drawn.
+        reader: `layout` reads it with that data set's own parser; `phantom` with the phantom's, which knows the side,
+            size and kind of each finding too (label sets with aliases for `phantom`).
     """
 
     studies: int = 2000
     size: int = 128
     seed: int = 0
     layout: Literal["nih", "cxr-lt-2024"] = "cxr-lt-2024"
+    reader: Literal["layout", "phantom"] = "layout"
 
 
 def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
@@ -60,7 +63,8 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
         logger.info("drawing %d phantom studies into %s and preparing %s", spec.studies, raw, output)
         if not (raw / "phantom.json").is_file():
             phantom(spec.layout, raw, studies=spec.studies, size=spec.size, seed=spec.seed)
-        manifest = assign_splits(open_source(spec.layout, raw, labels).read(), 0.1, 0.1, spec.seed)
+        source = "phantom" if spec.reader == "phantom" else spec.layout
+        manifest = assign_splits(open_source(source, raw, labels).read(), 0.1, 0.1, spec.seed)
         prepare_manifest(manifest, raw, output, size=spec.size)
 
 
@@ -78,8 +82,9 @@ def _check_same(spec: PhantomSpec, output: Path, raw: Path) -> None:
         store = Store(output)
         studies = store.manifest.table["study_id"].nunique()
         known |= {"size": store.info.size, "studies": studies}
-        if store.info.source != "phantom":  # the name of the phantom's own source says no layout
-            known["layout"] = store.info.source
+        # the name of the phantom's own source says no layout, and such a store serves either reader
+        if store.info.source != "phantom":
+            known |= {"layout": store.info.source, "reader": "layout"}
     differing = [f"{key} {known[key]}, now {now}" for key, now in vars(spec).items() if known.get(key, now) != now]
     if differing:
         raise InputError(

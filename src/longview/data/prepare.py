@@ -84,7 +84,7 @@ def prepare(
     --strict true the first of them stops the run instead. --dry_run true makes all checks and writes nothing.
 
     Args:
-        source: Layout of the raw data: nih, covid-chestxray, cxr-lt-2024, phantom, table (your own CSV) or folder.
+        source: Raw layout: nih, covid-chestxray, cxr-lt-2024, cxr-lt-2026, phantom, table (your own CSV) or folder.
         root: Folder of the raw data.
         output: Folder of the store to make; it must lie outside of the root.
         size: Side of the square images in pixels; train at this size or below.

@@ -7,7 +7,7 @@ from longview import VIEWS, InputError
 from longview.data.sources import SOURCES, open_source, source_class
 from longview.data.sources.base import check_unique, files_present, read_text, view_of
 
-PUBLISHED = {"nih", "covid-chestxray", "cxr-lt-2024"}
+PUBLISHED = {"nih", "covid-chestxray", "cxr-lt-2024", "cxr-lt-2026"}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -49,6 +49,7 @@ def test_a_missing_root_is_named(name, tmp_path):
         ("nih", "Data_Entry_2017_v2020.csv, Data_Entry_2017.csv"),
         ("covid-chestxray", "metadata.csv"),
         ("cxr-lt-2024", "train_labeled.csv, train.csv, development_labeled_task1.csv"),
+        ("cxr-lt-2026", "CXRLT_2026_training.csv"),
     ],
 )
 def test_a_root_without_a_table_says_which_names_were_looked_for(name, table, tmp_path):
@@ -62,6 +63,7 @@ def test_a_root_without_a_table_says_which_names_were_looked_for(name, table, tm
         ("nih", "Data_Entry_2017.csv"),
         ("covid-chestxray", "metadata.csv"),
         ("cxr-lt-2024", "train_labeled.csv"),
+        ("cxr-lt-2026", "CXRLT_2026_training.csv"),
     ],
 )
 def test_an_empty_table_is_named(name, file, tmp_path):

@@ -21,6 +21,7 @@ SOURCES: dict[str, str] = {
     "nih": "longview.data.sources.nih.Nih",
     "covid-chestxray": "longview.data.sources.covid_chestxray.CovidChestXray",
     "cxr-lt-2024": "longview.data.sources.cxr_lt.CxrLt2024",
+    "cxr-lt-2026": "longview.data.sources.cxr_lt_2026.CxrLt2026",
     "phantom": "longview.data.sources.phantom.Phantom",
     "table": "longview.data.sources.tabular.Table",
     "folder": "longview.data.sources.tabular.Folder",
