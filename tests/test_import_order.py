@@ -14,6 +14,7 @@ DATA_MIDDLE = [
     "longview.data.splits",
     "longview.data.phantom",
 ]
+DATA_SIDE = ["longview.data.datamodule", "longview.data.features", "longview.data.studies"]
 MODEL_SIDE = ["longview.models", "longview.losses", "longview.optim", "longview.metrics"]
 TABLES = ["longview.labels", "longview.data.manifest", "longview.predictions"]
 
@@ -44,7 +45,17 @@ ALLOWED = {
         "longview.data.partial",
     ],
     "longview.data.sampler": [],
-    "longview.data.studies": ["longview.labels", *DATA_LOW, *DATA_MIDDLE, "longview.data.sampler"],
+    "longview.data.studies": [
+        "longview.labels",
+        *DATA_LOW,
+        *DATA_MIDDLE,
+        "longview.data.features",
+        "longview.data.sampler",
+        "longview.data.views",
+    ],
+    "longview.data.views": [],
+    "longview.data.features": [],
+    "longview.data.loader": ["longview.data.sampler", "longview.data.studies"],
     "longview.data.files": [*DATA_LOW, *DATA_MIDDLE],
     "longview.data.phantom_store": ["longview.labels", *DATA_LOW, *DATA_MIDDLE, "longview.data.prepare"],
     "longview.data.datamodule": [
@@ -52,16 +63,29 @@ ALLOWED = {
         *DATA_LOW,
         *DATA_MIDDLE,
         "longview.data.files",
+        "longview.data.loader",
         "longview.data.phantom_store",
         "longview.data.prepare",
         "longview.data.sampler",
         "longview.data.studies",
+        "longview.data.views",
     ],
     "longview.models": ["longview.labels"],
     "longview.losses": ["longview.labels"],
     "longview.optim": ["longview.labels"],
     "longview.metrics": ["longview.labels", "longview.ranking"],
-    "longview.tasks": ["longview.labels", "longview.ranking", *MODEL_SIDE],
+    "longview.checkpoints": ["longview.labels"],
+    "longview.label_map": ["longview.outputs"],
+    "longview.label_report": [
+        "longview.labels",
+        "longview.label_map",
+        "longview.joining",
+        "longview.data.store",
+        "longview.models.label_text",
+        "longview.models.text_encoder",
+    ],
+    "longview.tasks": ["longview.labels", "longview.ranking", "longview.checkpoints", *MODEL_SIDE],
+    "longview.feature_cache": ["longview.tasks", "longview.data.store", *DATA_SIDE],
     "longview.joining": ["longview.labels", "longview.data.manifest"],
     "longview.predictions": ["longview.labels", "longview.data.manifest", "longview.joining", "longview.outputs"],
     "longview.truth": [*TABLES, "longview.joining"],
@@ -79,6 +103,8 @@ ALLOWED = {
     "longview.training": [
         "longview.parsers",
         "longview.callbacks",
+        "longview.checkpoints",
+        "longview.feature_cache",
         "longview.data.datamodule",
         "longview.tasks",
         "longview.labels",
@@ -89,6 +115,8 @@ ALLOWED = {
 TORCH_FREE = [
     "longview.cli",
     "longview.labels",
+    "longview.label_map",
+    "longview.label_report",
     "longview.ranking",
     "longview.predictions",
     "longview.evaluate",

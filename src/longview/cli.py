@@ -27,6 +27,7 @@ TOOLS: dict[str, tuple[str, str]] = {
         "longview.data.prepare.prepare",
         "read a raw data set once into a store: manifest and packed images",
     ),
+    "labels": ("longview.label_report.labels", "list label sets; show one: prompts, hierarchy, counts, text heat-map"),
     "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: tables, ROC and PR plots"),
     "submit": (
         "longview.submission.submit",
