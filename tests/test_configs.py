@@ -54,13 +54,28 @@ def labels_file(file):
     return data.parent / yaml.safe_load(data.read_text(encoding="utf-8"))["init_args"]["labels"]
 
 
-def fit(config, stores, tmp_path, *extra, tiny=True, labels=None):
+@pytest.fixture(scope="module")
+def first_stage(make_store, tmp_path_factory):
+    """A checkpoint of stage 1 with the tests' encoder, whatever its labels."""
+    root = tmp_path_factory.mktemp("stage1")
+    main(["fit", "--config", str(CONFIGS / "demo.yaml"), *SMALL, f"--trainer.default_root_dir={root}",
+          f"--data.stores={make_store(LabelSet.load('phantom').names)}", "--data.phantom=null", "--test_after_fit=false",
+          "--model.network.init_args.encoder.init_args.name=test_resnet"])  # fmt: skip
+    return root / "demo/version_0/checkpoints/best.ckpt"
+
+
+def fit(config, stores, tmp_path, *extra, model, labels=None, stage=None):
     names = LabelSet.load(labels or labels_file(config)).names
     arguments = ["fit", "--config", str(config), *extra, *SMALL, f"--trainer.default_root_dir={tmp_path}",
                  f"--data.stores={stores(names)}", "--data.phantom=null"]  # fmt: skip
-    if tiny:
+    if encoder_of(model):
         encoder = "--model.network.init_args.encoder.init_args"
         arguments += [f"{encoder}.name=test_resnet", f"{encoder}.pretrained=false", f"{encoder}.drop_path=0"]
+    text = model.read_text(encoding="utf-8")
+    if "freeze:" in text:
+        arguments.append(f"--model.pretrained={stage}")
+    if "umlsbert" in text:  # its files are not to be had here
+        arguments.append("--model.network.init_args.decoder.init_args.queries.init_args.text.init_args.encoder=random")
     main(arguments)
     best = sorted(tmp_path.rglob("best.ckpt"))
     assert best, "the run left no best checkpoint"
@@ -76,19 +91,19 @@ def test_the_demo_draws_its_own_phantom(tmp_path):
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=name_of)
-def test_an_experiment_runs(file, stores, tmp_path):
-    fit(file, stores, tmp_path, tiny=encoder_of(model_file(file)))
+def test_an_experiment_runs(file, stores, first_stage, tmp_path):
+    fit(file, stores, tmp_path, model=model_file(file), stage=first_stage)
 
 
 @pytest.mark.parametrize("file", PARTS, ids=name_of)
-def test_a_part_runs_within_the_demo(file, stores, tmp_path):
+def test_a_part_runs_within_the_demo(file, stores, first_stage, tmp_path):
     demo, kind = CONFIGS / "demo.yaml", file.parent.name
     extra = ["--config", str(file)] if kind == "overlay" else [f"--{kind}", str(file)]
-    tiny = encoder_of(file if kind == "model" else model_file(demo))
+    model = file if kind == "model" else model_file(demo)
     labels = None
     if kind == "data":
         labels = file.parent / yaml.safe_load(file.read_text(encoding="utf-8"))["init_args"]["labels"]
-    fit(demo, stores, tmp_path, *extra, tiny=tiny, labels=labels)
+    fit(demo, stores, tmp_path, *extra, model=model, labels=labels, stage=first_stage)
 
 
 @pytest.mark.parametrize("file", [*EXPERIMENTS, *PARTS], ids=name_of)
