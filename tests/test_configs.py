@@ -58,8 +58,9 @@ def labels_file(file):
 def first_stage(make_store, tmp_path_factory):
     """A checkpoint of stage 1 with the tests' encoder, whatever its labels."""
     root = tmp_path_factory.mktemp("stage1")
+    store = make_store(LabelSet.load("phantom").names)
     main(["fit", "--config", str(CONFIGS / "demo.yaml"), *SMALL, f"--trainer.default_root_dir={root}",
-          f"--data.stores={make_store(LabelSet.load('phantom').names)}", "--data.phantom=null", "--test_after_fit=false",
+          f"--data.stores={store}", "--data.phantom=null", "--test_after_fit=false",
           "--model.network.init_args.encoder.init_args.name=test_resnet"])  # fmt: skip
     return root / "demo/version_0/checkpoints/best.ckpt"
 

@@ -75,6 +75,7 @@ ALLOWED = {
     "longview.optim": ["longview.labels"],
     "longview.metrics": ["longview.labels", "longview.ranking"],
     "longview.checkpoints": ["longview.labels"],
+    "longview.arguments": ["longview.checkpoints"],
     "longview.label_map": ["longview.outputs"],
     "longview.label_report": [
         "longview.labels",
@@ -102,6 +103,7 @@ ALLOWED = {
     "longview.callbacks": ["longview.labels", "longview.ranking", "longview.predictions", "longview.tasks"],
     "longview.training": [
         "longview.parsers",
+        "longview.arguments",
         "longview.callbacks",
         "longview.checkpoints",
         "longview.feature_cache",

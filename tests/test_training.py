@@ -600,7 +600,7 @@ def test_a_killed_predict_leaves_nothing_under_the_outputs_name(run_folder, stor
 
 
 def test_prediction_of_an_unknown_kind_of_path_is_an_input_error(run_folder):
-    from longview.training import with_checkpoint
+    from longview.arguments import with_checkpoint
 
     with pytest.raises(InputError, match=r"no\.ckpt does not exist"):
         with_checkpoint(["predict", "--ckpt_path", "no.ckpt"])

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from longview import InputError
+from longview.arguments import option, with_checkpoint
 from longview.callbacks import (
     LastCheckpoint,
     PredictionWriter,
@@ -26,7 +27,7 @@ from longview.callbacks import (
     TensorBoardReport,
     keep_figures,
 )
-from longview.checkpoints import described, labels_of, read_checkpoint
+from longview.checkpoints import labels_of, read_checkpoint
 from longview.data.datamodule import StudyData
 from longview.feature_cache import FeatureCache
 from longview.labels import LabelSet
@@ -35,6 +36,11 @@ from longview.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
+_BATCHES = {f"trainer.limit_{part}_batches" for part in ("train", "val", "test", "predict")} | {
+    "trainer.overfit_batches",
+    "trainer.val_check_interval",
+}
+"""Trainer options of which 1 is one batch, and 1.0 all of them."""
 _MONITORED = ("loss", "map", "auroc", "map_head", "map_medium", "map_tail")
 
 
@@ -88,6 +94,9 @@ class LongviewCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            if action.dest in _BATCHES:  # `Union[float, int]`, cached by typing for either order, makes 1.0 of 1
+                vars(action)["_typehint"] = int | float | None
         parser.set_defaults({"weights_only": True})  # a checkpoint is data: nothing in it is executed
         if subcommand in {"validate", "test"}:
             parser.set_defaults({"verbose": False})  # longview prints the per-label table instead
@@ -260,55 +269,6 @@ class LongviewCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def option(arguments: list[str], name: str) -> str | None:
-    """Value of `--name value` or `--name=value`, the last one given; None where it is absent."""
-    found = None
-    for index, word in enumerate(arguments):
-        if word == name and index + 1 < len(arguments):
-            found = arguments[index + 1]
-        elif word.startswith(f"{name}="):
-            found = word.split("=", 1)[1]
-    return found
-
-
-def with_checkpoint(arguments: list[str]) -> list[str]:
-    """Put the configuration that a checkpoint carries before the user's own options.
-
-    `validate`, `test` and `predict` take model and data from it; `fit` without a `--config` takes the whole run.
-
-    Raises:
-        InputError: Where the checkpoint is missing or is none, or where `predict`, `test` or `validate` has none.
-    """
-    verb, path = arguments[0], option(arguments, "--ckpt_path")
-    has_config = any(word in {"-c", "--config"} or word.startswith("--config=") for word in arguments)
-    if any(word in {"-h", "--help"} or word.partition("=")[0].endswith(".help") for word in arguments):
-        return arguments
-    if path in {"last", "best", "hpc", "registry"}:
-        raise InputError(f"--ckpt_path {path}: give the file, runs/NAME/version_K/checkpoints/{path}.ckpt")
-    if path is None:
-        if verb != "fit":
-            raise InputError(f"{verb} needs --ckpt_path CHECKPOINT: the weights, which carry their own configuration")
-        if not has_config:
-            raise InputError("fit needs --config FILE (or --ckpt_path CHECKPOINT to go on with a run)")
-        return arguments
-    checkpoint = read_checkpoint(path)
-    if verb == "fit" and has_config:
-        return arguments
-    part = described(checkpoint)
-    config = dict(part["config"])
-    if not config:
-        if has_config:
-            return arguments
-        raise InputError(f"{path} carries no configuration (made outside the command line); give --config FILE")
-    if verb != "fit":
-        config = {key: config[key] for key in ("seed_everything", "name", "model", "data") if key in config}
-        # what the images went through is fixed by training, whatever the new images come from
-        config["data"].setdefault("init_args", {})["preprocessing"] = part["preprocessing"]
-        if any(option(arguments, name) for name in ("--data.labels", "--data.init_args.labels")):
-            del config["data"]["init_args"]["labels"]  # merged, the new set would keep the old one's hierarchy
-    return [verb, "--config", yaml.safe_dump(config, sort_keys=False), *arguments[1:]]
 
 
 class _ParseOnly(LongviewCLI):

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 
 from longview import InputError
-from longview.models import pretrained
+from longview.models import hub, pretrained
 from longview.models.encoder import Encoder
 from longview.models.network import Network, StudyNetwork
 
@@ -192,7 +192,7 @@ def test_offline_the_message_says_what_to_put_where_and_comes_at_once(monkeypatc
 def test_a_hub_that_does_not_answer_is_given_up_early(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(pretrained, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/model.safetensors"
         monkeypatch.setattr(pretrained, "hf_hub_url", lambda *_, **__: url)

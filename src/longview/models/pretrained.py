@@ -11,8 +11,6 @@ import difflib
 import logging
 import pickle
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,12 @@ from timm.models import PretrainedCfg, load_state_dict
 from torch import Tensor, nn
 
 from longview import InputError
+from longview.models import hub
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 OPTION = "--model.network.encoder.pretrained"
-PROBE_SECONDS = 5.0
-"""How long the hub may take to answer; its own client retries for about 26 s before it gives up."""
 MINIMUM_SHARE = 0.5
 """A family that timm loads without strictness must still take over this share of its matrices from a file."""
 
@@ -98,7 +95,7 @@ def _download(name: str, cfg: PretrainedCfg, options: dict[str, Any]) -> nn.Modu
         url = hf_hub_url(repository, names[0], revision=revision)
     else:
         url = str(cfg.url)
-    reason = _unreachable(url, offline=bool(cfg.hf_hub_id) and constants.HF_HUB_OFFLINE)
+    reason = hub.unreachable(url, offline=bool(cfg.hf_hub_id) and constants.HF_HUB_OFFLINE)
     if reason is None:
         try:
             return model_of(timm.create_model(name, pretrained=True, **options))
@@ -108,20 +105,6 @@ def _download(name: str, cfg: PretrainedCfg, options: dict[str, Any]) -> nn.Modu
         f"the weights of {name!r} cannot be downloaded: {reason}. Fetch {url} on a machine with a network "
         f"and give the file, {OPTION}=/path/to/{Path(url).name}, or start from random weights, {OPTION}=false"
     )
-
-
-def _unreachable(url: str, offline: bool) -> str | None:
-    """Why a download would fail, or None where a server answers."""
-    if offline:
-        return "HF_HUB_OFFLINE is set"
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - https address from timm's registry
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # noqa: S310
-            return None
-    except urllib.error.HTTPError:
-        return None  # a server answered; timm's own request has the credentials and the better message
-    except OSError as error:
-        return f"no answer from {request.host} ({getattr(error, 'reason', error)})"
 
 
 # ---- a local file ------------------------------------------------------------------------------------------

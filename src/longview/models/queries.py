@@ -287,7 +287,8 @@ def _whitening(seen: Tensor, power: float) -> Tensor:
     _, values, axes = torch.linalg.svd(scaled, full_matrices=False)  # (r,), (r, E)
     real = values > 1e-3 * values.amax() if values.numel() else values.bool()  # the rest is rounding
     axes, values = axes[real], values[real]
-    return (axes.T * values**-power @ axes).float()
+    matrix: Tensor = axes.T * values**-power @ axes
+    return matrix.float()
 
 
 def _isometry(width: int, size: int, fixed: bool) -> Tensor:

@@ -12,8 +12,6 @@ import json
 import logging
 import pickle
 import re
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from longview import InputError
+from longview.models import hub
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +51,6 @@ UMLSBERT = (
     "; UmlsBERT is the archive umlsbert.tar.xz to which the README of https://github.com/gmichalo/UmlsBERT links: "
     "unpack it there"
 )
-PROBE_SECONDS = 5.0
-"""How long the hub may take to answer; its own client retries for about 26 s before it gives up."""
 BATCH = 32
 
 
@@ -148,7 +145,7 @@ def _from_hub(name: str) -> Path:
         if not _lacking(cached):
             return cached
     url = hf_hub_url(name, "config.json")
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(url)
+    reason = hub.unreachable(url, offline=constants.HF_HUB_OFFLINE)
     if reason is None:
         try:
             return _download(name)
@@ -175,18 +172,6 @@ def _download(name: str) -> Path:
     if lacking := _lacking(folder):
         raise InputError(f"text encoder {name} lacks {lacking} on the hub; choose another")
     return folder
-
-
-def _unreachable(url: str) -> str | None:
-    """Why a download would fail, or None where a server answers."""
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the hub's address
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # noqa: S310
-            return None
-    except urllib.error.HTTPError:
-        return None  # a server answered; the hub's own request has the credentials and the better message
-    except OSError as error:
-        return f"no answer from {request.host} ({getattr(error, 'reason', error)})"
 
 
 # ---- texts to vectors --------------------------------------------------------------------------------------

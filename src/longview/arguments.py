@@ -1,0 +1,57 @@
+"""The words of a command line, before any parser reads them: what a checkpoint adds to them."""
+
+from __future__ import annotations
+
+import yaml
+
+from longview import InputError
+from longview.checkpoints import described, read_checkpoint
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """Value of `--name value` or `--name=value`, the last one given; None where it is absent."""
+    found = None
+    for index, word in enumerate(arguments):
+        if word == name and index + 1 < len(arguments):
+            found = arguments[index + 1]
+        elif word.startswith(f"{name}="):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def with_checkpoint(arguments: list[str]) -> list[str]:
+    """Put the configuration that a checkpoint carries before the user's own options.
+
+    `validate`, `test` and `predict` take model and data from it; `fit` without a `--config` takes the whole run.
+
+    Raises:
+        InputError: Where the checkpoint is missing or is none, or where `predict`, `test` or `validate` has none.
+    """
+    verb, path = arguments[0], option(arguments, "--ckpt_path")
+    has_config = any(word in {"-c", "--config"} or word.startswith("--config=") for word in arguments)
+    if any(word in {"-h", "--help"} or word.partition("=")[0].endswith(".help") for word in arguments):
+        return arguments
+    if path in {"last", "best", "hpc", "registry"}:
+        raise InputError(f"--ckpt_path {path}: give the file, runs/NAME/version_K/checkpoints/{path}.ckpt")
+    if path is None:
+        if verb != "fit":
+            raise InputError(f"{verb} needs --ckpt_path CHECKPOINT: the weights, which carry their own configuration")
+        if not has_config:
+            raise InputError("fit needs --config FILE (or --ckpt_path CHECKPOINT to go on with a run)")
+        return arguments
+    checkpoint = read_checkpoint(path)
+    if verb == "fit" and has_config:
+        return arguments
+    part = described(checkpoint)
+    config = dict(part["config"])
+    if not config:
+        if has_config:
+            return arguments
+        raise InputError(f"{path} carries no configuration (made outside the command line); give --config FILE")
+    if verb != "fit":
+        config = {key: config[key] for key in ("seed_everything", "name", "model", "data") if key in config}
+        # what the images went through is fixed by training, whatever the new images come from
+        config["data"].setdefault("init_args", {})["preprocessing"] = part["preprocessing"]
+        if any(option(arguments, name) for name in ("--data.labels", "--data.init_args.labels")):
+            del config["data"]["init_args"]["labels"]  # merged, the new set would keep the old one's hierarchy
+    return [verb, "--config", yaml.safe_dump(config, sort_keys=False), *arguments[1:]]
