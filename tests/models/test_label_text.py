@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from longview import InputError
 from longview.labels import LabelSet
-from longview.models import hub, label_text, text_encoder
+from longview.models import hub as hub_module
+from longview.models import label_text, text_encoder
 from longview.models.label_text import LabelText
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Lung", "lung", "pleura", "effusion", "E", "##dema", "mass",
@@ -310,7 +311,7 @@ def test_a_hub_that_does_not_answer_is_given_up_early(hub, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/config.json"
         monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda *_, **__: url)
