@@ -100,6 +100,18 @@ def test_a_store_gives_the_predicted_part_and_the_groups(run, tmp_path, capsys):
     assert "mean of 3" in capsys.readouterr().out
 
 
+def test_labels_that_no_training_row_knows_have_a_mean_of_their_own(run, tmp_path, capsys):
+    truth = manifest()
+    truth.loc[truth["split"] == "train", LABELS[0]] = np.nan
+    Manifest(truth).write(tmp_path / "store" / "manifest.parquet")
+    (tmp_path / "store" / "store.json").write_text("{}")
+    report = run(predicted(truth.query("split == 'test'")), tmp_path / "store")
+    assert report["groups"]["unseen"]["labels"] == [LABELS[0]]
+    (row,) = (row for row in report["per_label"] if row["label"] == LABELS[0])
+    assert report["groups"]["unseen"]["map"] == row["ap"] and row["group"] == "unseen"
+    assert "unseen" in capsys.readouterr().out
+
+
 def test_a_folder_that_is_no_finished_store_is_refused(run, tmp_path):
     (tmp_path / "half").mkdir()
     with pytest.raises(InputError, match="not a finished store"):

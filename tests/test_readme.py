@@ -30,7 +30,7 @@ def test_a_command_parses(command, monkeypatch):
     verb, *arguments = words(command)
     if verb in cli.TOOLS:
         parser = capture_parser(lambda: auto_cli(cli.tool(verb), args=[], as_positional=False))
-        parser.parse_args(arguments)
+        parser.parse_args(cli.as_options(cli.tool(verb), arguments))
     elif verb in cli.VERBS:
         from longview.training import parse
 
@@ -83,5 +83,5 @@ def test_links_and_pictures_exist():
 
 
 def test_it_is_short_and_says_what_it_is_not():
-    assert len(TEXT.splitlines()) <= 150
+    assert len(TEXT.splitlines()) <= 170
     assert "not a medical device" in TEXT.lower()

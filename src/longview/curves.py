@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 
-_COLOURS = {"head": "#1b6ca8", "medium": "#2a8f5b", "tail": "#c4552d", "": "#4a4a4a"}
+GROUPS = ("head", "medium", "tail", "unseen")
+"""Groups of labels in the order in which they are shown; unseen: without training rows that know them."""
+_COLOURS = {"head": "#1b6ca8", "medium": "#2a8f5b", "tail": "#c4552d", "unseen": "#7d4fa8", "": "#4a4a4a"}
 _POINTS = 400  # vertices drawn per curve: more than a panel has pixels
 _PANEL = (1.9, 1.9)  # inches
 
@@ -187,7 +189,7 @@ def _headline(figure: Figure, title: str, names: Sequence[str], group_of: Mappin
     from matplotlib.patches import Patch
 
     figure.suptitle(title, fontsize=11)
-    present = [group for group in ("head", "medium", "tail") if group in {group_of.get(name) for name in names}]
+    present = [group for group in GROUPS if group in {group_of.get(name) for name in names}]
     if present:
         patches = [Patch(color=_COLOURS[group], label=group) for group in present]
         figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), fontsize=8, frameon=False)

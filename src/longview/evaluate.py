@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longview import InputError, __version__
-from longview.curves import Curve, plot_bars, plot_curves
+from longview.curves import GROUPS, Curve, plot_bars, plot_curves
 from longview.joining import sha256
 from longview.labels import LabelSet
 from longview.outputs import staged
@@ -24,8 +24,6 @@ from longview.ranking import LabelScores, Summary, group_means, per_label, summa
 from longview.truth import Match, Truth, match, training_groups
 
 logger = logging.getLogger(__name__)
-
-GROUPS = ("head", "medium", "tail", "unseen")
 
 
 @dataclass(frozen=True)
