@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Study fusion against its baselines on the phantom: three seeds, the same frozen stage-1 encoder, equally many steps.
 #
-#   bash scripts/compare_fusion.sh                          # about 35 minutes on two cores
-#   bash scripts/compare_fusion.sh --trainer.max_epochs 6   # options are passed to the second stage
+#   bash scripts/compare_fusion.sh     # about 35 minutes on two cores
 #
 # Runs that are there already are not repeated; the table (test part, mean ± sd over seeds) comes last.
 set -euo pipefail
@@ -28,13 +27,19 @@ run() { # run NAME ARGUMENTS: one training, unless its test scores are there
     uv run main.py fit --name "$@" --trainer.enable_progress_bar false
 }
 
+best() { # best NAME: the best checkpoint of its newest version
+    local newest
+    newest=$(printf '%s\n' runs/"$1"/version_* | sort -V | tail -n 1)
+    echo "$newest/checkpoints/best.ckpt"
+}
+
 for seed in 0 1 2; do
     run "fusion_stage1_$seed" --config configs/demo.yaml --seed_everything "$seed" "${studies[@]}"
     for arm in "${order[@]}"; do
         # shellcheck disable=SC2086  # an arm is several words
         run "fusion_${arm}_$seed" --config configs/experiment/demo_fusion.yaml --seed_everything "$seed" "${studies[@]}" \
-            --model.pretrained "runs/fusion_stage1_$seed/version_0/checkpoints/best.ckpt" --trainer.max_epochs 12 \
-            --data.augment null --feature_cache data/features ${arms[$arm]} "$@"
+            --model.pretrained "$(best "fusion_stage1_$seed")" --trainer.max_epochs 12 \
+            --data.augment null --feature_cache data/features ${arms[$arm]}
     done
 done
 groups=()

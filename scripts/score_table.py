@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from glob import glob
 from pathlib import Path
 
 import pandas as pd
@@ -45,7 +46,7 @@ def main() -> None:
     rows = []
     for group in parser.parse_args().groups:
         name, equals, pattern = group.partition("=")
-        runs = sorted(Path().glob(pattern)) if equals else []
+        runs = sorted(map(Path, glob(pattern))) if equals else []  # noqa: PTH207 - absolute patterns too
         if not runs:
             sys.exit(
                 f"error: {group!r}: write NAME=GLOB with a glob that names run folders, such as 'mean=runs/mean_*'"

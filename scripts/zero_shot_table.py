@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,19 @@ Array = npt.NDArray[np.float64]
 
 
 def plain_of(labels: LabelSet) -> dict[str, str]:
-    """Unseen label -> the seen label that is its finding alone: `Pleural Effusion / right` -> `Pleural Effusion`."""
+    """Unseen label -> the nearest seen label without its side or size.
+
+    `Support Devices / chest drain / left` -> `Chest Drain`, `Pleural Effusion / right` -> `Pleural Effusion`.
+    """
+    trained = [label for label in labels.labels if not label.unseen]
+    seen = {alias: label.name for label in trained for alias in [label.name, *label.aliases.get("phantom", [])]}
     found = {}
     for label in labels.labels:
-        for alias in label.aliases.get("phantom", []):
-            finding = alias.partition(" / ")[0]
-            if label.unseen and finding in labels.names:
-                found[label.name] = finding
+        words = label.aliases.get("phantom", [""])[0].split(" / ") if label.unseen else []
+        shorter = [" / ".join(words[:length]) for length in range(len(words) - 1, 0, -1)]
+        nearest = [seen[alias] for alias in shorter if alias in seen]
+        if nearest:
+            found[label.name] = nearest[0]
     return found
 
 
@@ -78,7 +85,7 @@ def main() -> None:
     lines = []
     for group in options.groups:
         title, _, pattern = group.partition("=")
-        files = sorted(Path().glob(pattern))
+        files = sorted(map(Path, glob(pattern)))  # noqa: PTH207 - absolute patterns too
         if not files:
             sys.exit(f"error: {group!r}: no such predictions")
         rows = pd.DataFrame([scores(pd.read_parquet(file), truth, names, plain) for file in files])

@@ -186,7 +186,8 @@ def test_other_weights_sizes_precisions_and_images_have_files_of_their_own(store
             with torch.no_grad():
                 next(task.network.encoder.parameters()).flatten()[0] += 1e-6
         data.setup("fit")
-        trainer = SimpleNamespace(precision=change.get("precision", "32-true"))
+        strategy = SimpleNamespace(root_device=torch.device(change.get("device", "cpu")))
+        trainer = SimpleNamespace(precision=change.get("precision", "32-true"), strategy=strategy)
         state = encoder_hash(task.network.encoder)
         return [FeatureCache(tmp_path)._file(state, trainer, data.datasets[part]).name for part in ("train", "val")]
 
@@ -194,7 +195,8 @@ def test_other_weights_sizes_precisions_and_images_have_files_of_their_own(store
     assert len(set(same)) == 2
     assert files() == files(data={"view_dropout": 0.0, "batch_size": 2, "max_views": 1, "seed": 9}) == same
     other = make_store(LABELS.names, patients=24, size=SIZE, seed=5)
-    changes = [{"buffer": True}, {"parameter": True}, {"precision": "bf16-mixed"}, {"data": {"image_size": 32}}]
+    changes = [{"buffer": True}, {"parameter": True}, {"precision": "bf16-mixed"}, {"data": {"image_size": 32}},
+               {"device": "cuda"}]  # fmt: skip
     changes += [{"data": {"views": ["PA"]}}, {"store": other}]
     others = [name for change in changes for name in files(**change)]
     assert len({*same, *others}) >= 2 + len(others) - 1  # each validation study has one view: `views` changes none

@@ -75,7 +75,7 @@ ALLOWED = {
     "longview.optim": ["longview.labels"],
     "longview.metrics": ["longview.labels", "longview.ranking"],
     "longview.checkpoints": ["longview.labels"],
-    "longview.arguments": ["longview.checkpoints"],
+    "longview.arguments": ["longview.checkpoints", "longview.labels"],
     "longview.label_map": ["longview.outputs"],
     "longview.label_report": [
         "longview.labels",

@@ -411,6 +411,63 @@ def test_two_processes_train_on_a_frozen_encoder_like_one(run_folder, store, tmp
     np.testing.assert_allclose(second, first, atol=1e-5, rtol=0)
 
 
+# ---- label sets of the command line ----------------------------------------------------------------------------
+
+
+def test_a_label_set_of_the_command_line_replaces_the_configuration_s_whole():
+    """Merged place by place, prompts and aliases of the old labels would stand with the new names."""
+    from longview.training import parse
+
+    config = parse(["fit", "--config", str(ROOT / "configs/experiment/nih_1000.yaml"), "--data.augment.flip", "0.5",
+                    "--data.labels", "vinbig"])["fit"]["data"]["init_args"]["labels"]  # fmt: skip
+    expected = LabelSet.load("vinbig")
+    assert [label["name"] for label in config["labels"]] == expected.names
+    for label, wanted in zip(config["labels"], expected.labels, strict=True):
+        assert (label["aliases"], label["prompts"]) == (wanted.aliases, wanted.prompts)
+    assert config["description"] == expected.description
+
+
+def test_an_unknown_label_set_of_the_command_line_lists_those_that_there_are(capsys):
+    code, err = failure(["fit", *TINY, "--data.labels", "nope"], capsys)
+    assert code == 2 and "no label set 'nope'" in err and "chexpert" in err
+
+
+def test_going_on_with_other_labels_is_refused_before_anything_is_written(run_folder, store, tmp_path, capsys):
+    folder = shutil.copytree(run_folder, tmp_path / "nih_1000/version_0")
+    before = (folder / "fit.yaml").read_text()
+    other = label_file(tmp_path, *NAMES[::-1])
+    code, err = failure(["fit", f"--ckpt_path={folder}/checkpoints/last.ckpt", f"--data.labels={other}",
+                         f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=9"], capsys)  # fmt: skip
+    assert code == 2 and "trained on other labels, or in another order" in err
+    assert (folder / "fit.yaml").read_text() == before
+
+
+def test_another_network_s_checkpoint_to_go_on_from_is_told_of_pretrained(run_folder, store, tmp_path, capsys):
+    code, err = failure(["fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
+                         f"--ckpt_path={run_folder}/checkpoints/last.ckpt",
+                         "--model.network.init_args.encoder.init_args.name=test_vit"], capsys)  # fmt: skip
+    assert code == 2 and "does not fit" in err and "--model.pretrained" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.freeze=encoder"], "model.freeze: encoder would keep random weights"),
+        (["--feature_cache=cache"], "--feature_cache needs a frozen encoder"),
+        (["--feature_cache=cache", "--model.freeze=encoder", "--model.pretrained={best}"], "data.augment to null"),
+        (["--model.pretrained={folder}"], "is a folder; give the file"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused_before_its_folder_is_made(
+    options, message, run_folder, store, tmp_path, capsys
+):
+    given = [word.format(best=run_folder / "checkpoints/best.ckpt", folder=run_folder) for word in options]
+    code, err = failure(["fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}/runs",
+                         "--data.augment.flip=0.5", *given], capsys)  # fmt: skip
+    assert code == 2 and message in err
+    assert not (tmp_path / "runs").exists()
+
+
 # ---- stages ----------------------------------------------------------------------------------------------------
 
 

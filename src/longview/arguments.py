@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import yaml
 
 from longview import InputError
 from longview.checkpoints import described, read_checkpoint
+from longview.labels import LabelSet
 
 
 def option(arguments: list[str], name: str) -> str | None:
@@ -17,6 +20,31 @@ def option(arguments: list[str], name: str) -> str | None:
         elif word.startswith(f"{name}="):
             found = word.split("=", 1)[1]
     return found
+
+
+def with_whole_labels(arguments: list[str]) -> list[str]:
+    """Put a label set that is named on the command line there whole, with every field of every label.
+
+    A parser merges a dataclass into the one that a configuration gave before, list by list and place by place: prompts
+    and aliases of the old labels would stay with the new names.
+
+    Raises:
+        InputError: Where there is no such label set.
+    """
+    words = list(arguments)
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name not in {"--data.labels", "--data.init_args.labels"}:
+            continue
+        place = index if equals else index + 1
+        if not equals and place == len(words):
+            continue
+        value = value if equals else words[place]
+        if value.lstrip().startswith("{"):
+            continue
+        whole = json.dumps(LabelSet.load(value).to_dict())
+        words[place] = f"{name}={whole}" if equals else whole
+    return words
 
 
 def with_checkpoint(arguments: list[str]) -> list[str]:
@@ -52,6 +80,6 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
         config = {key: config[key] for key in ("seed_everything", "name", "model", "data") if key in config}
         # what the images went through is fixed by training, whatever the new images come from
         config["data"].setdefault("init_args", {})["preprocessing"] = part["preprocessing"]
-        if any(option(arguments, name) for name in ("--data.labels", "--data.init_args.labels")):
-            del config["data"]["init_args"]["labels"]  # merged, the new set would keep the old one's hierarchy
+        if any(option(arguments, name) for name in ("--data.stores", "--data.init_args.stores")):
+            config["data"]["init_args"]["phantom"] = None  # the training's own; nothing is drawn for other data
     return [verb, "--config", yaml.safe_dump(config, sort_keys=False), *arguments[1:]]

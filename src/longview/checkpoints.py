@@ -75,6 +75,8 @@ def check_stage(path: str | Path) -> None:
     file = Path(path)
     if file.is_file():
         return
+    if file.is_dir():
+        raise InputError(f"model.pretrained: {file} is a folder; give the file, such as checkpoints/best.ckpt in it")
     raise InputError(
         f"model.pretrained: checkpoint {file} does not exist; run stage 1 first: "
         f"uv run main.py fit --config {_config_of(file)}"

@@ -27,6 +27,7 @@ from longview.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
+_RECIPE = 1  # raised when the same settings come to mean other features
 _REMEDY = "or leave out --feature_cache"
 
 
@@ -68,10 +69,14 @@ class FeatureCache(Callback):
         for part, dataset in parts.items():
             if part not in missing:
                 log.info("feature cache: %s images from %s", part, files[part])
-            dataset.features = FeatureFile(files[part])
+            features = FeatureFile(files[part])
+            if len(features) != dataset.images:
+                raise InputError(f"{files[part]} holds {len(features)} images, not {dataset.images}; delete it")
+            dataset.features = features
 
     def _file(self, state: str, trainer: pl.Trainer, dataset: StudyDataset) -> Path:
-        what = (state, dataset.image_size, trainer.precision, dataset.fingerprint())
+        device = trainer.strategy.root_device.type  # a GPU may round otherwise
+        what = (_RECIPE, state, dataset.image_size, trainer.precision, device, dataset.fingerprint())
         return self.folder / f"{blake2b(repr(what).encode(), digest_size=12).hexdigest()}.npy"
 
     @contextmanager
@@ -80,7 +85,12 @@ class FeatureCache(Callback):
         if not trainer.is_global_zero:
             yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--feature_cache {self.folder}: the folder cannot be made ({error.strerror}); give another one"
+            ) from error
         with (self.folder / "lock").open("w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,6 +198,28 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def check_unchanging(task: ClassificationTask, data: StudyData) -> None:
+    """Find out, before anything is made of a run, whether the features of its films are the same in every epoch.
+
+    Raises:
+        InputError: Where the encoder is to be trained, or films are augmented.
+    """
+    if "encoder" not in task.frozen:
+        raise InputError(
+            f"--feature_cache needs a frozen encoder, for the features of a trained one change; add "
+            f"--model.freeze encoder, {_REMEDY}"
+        )
+    _check_films(data)
+
+
+def _check_films(data: StudyData) -> None:
+    if data.augment is not None:
+        raise InputError(
+            "--feature_cache needs films that are the same in every epoch, and data.augment changes them; set "
+            f"data.augment to null, {_REMEDY}"
+        )
+
+
 def _check(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Any, StudyData]:
     """The task and its data, where the features of its films are the same in every epoch.
 
@@ -211,11 +243,7 @@ def _check(trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Any, StudyD
             f"--feature_cache needs a frozen encoder: {trained} of its {len(parameters)} parameters are trained, and "
             f"their features change; add --model.freeze encoder, {_REMEDY}"
         )
-    if data.augment is not None:
-        raise InputError(
-            "--feature_cache needs films that are the same in every epoch, and data.augment changes them; set "
-            f"data.augment to null, {_REMEDY}"
-        )
+    _check_films(data)
     if trainer.strategy.restore_checkpoint_after_setup:
         raise InputError(
             f"--feature_cache needs the whole encoder on each process, which {type(trainer.strategy).__name__} "

@@ -75,7 +75,9 @@ def labels(
             output that is no picture.
     """
     console = Console()
-    _check_options({"--store": store, "--encoder": encoder, "--output": output}, show, encoder)
+    given: dict[str, object] = {"--store": store, "--encoder": encoder, "--output": output}
+    given |= {"--center": center or None, "--order": order if order != "set" else None}
+    _check_options(given, show, encoder)
     if show is None:
         console.print(listing())
         console.print("Show one: main.py labels --show NAME", soft_wrap=True)
@@ -105,8 +107,8 @@ def _check_options(given: dict[str, object], show: str | None, encoder: str | No
     for option, value in given.items():
         if value is not None and show is None:
             raise InputError(f"{option} {value} needs a label set: add --show NAME (`main.py labels` lists them)")
-        if value is not None and option == "--output" and encoder is None:
-            raise InputError(f"--output {value}: the picture shows label texts; add --encoder minilm, or another")
+        if value is not None and option in {"--output", "--center", "--order"} and encoder is None:
+            raise InputError(f"{option} {value}: the picture shows label texts; add --encoder minilm, or another")
 
 
 def listing() -> Table:

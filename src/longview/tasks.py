@@ -119,23 +119,31 @@ class ClassificationTask(pl.LightningModule):
         if self._built:
             self._set_labels()
 
+    def _trained_name(self, name: str) -> str | None:
+        """What a label is called among the trained ones, by name or alias: `Pleural effusion` is `Pleural Effusion`."""
+        if name in self.labels.names:
+            return name
+        found = self.labels.canonical(name)
+        return found if found in self.labels.names else None
+
     def _untrained(self, labels: LabelSet) -> list[str]:
-        return [name for name in [*labels.names, *labels.unseen_names] if name not in self.labels.names]
+        return [name for name in [*labels.names, *labels.unseen_names] if self._trained_name(name) is None]
 
     @property
     def predicted_names(self) -> list[str]:
         """Names of the labels that prediction scores, in the order of its columns."""
         wanted = [*self.asked.names, *self.asked.unseen_names]
-        return wanted if self.network.open_vocabulary else [name for name in wanted if name in self.labels.names]
+        return wanted if self.network.open_vocabulary else [name for name in wanted if self._trained_name(name)]
 
     def _set_labels(self) -> None:
         """Let the network make what it needs for labels that training never saw."""
         strange = self._untrained(self.asked)
         if strange and self.network.open_vocabulary:
-            trained = {label.name: label.prompts for label in self.labels.labels if not label.unseen}
-            # a trained label is the same one whatever another file says of it
-            known = [replace(label, prompts=trained.get(label.name, label.prompts)) for label in self.asked.labels]
+            # a trained label is the same one whatever another file calls it or says of it
+            known = [replace(label, name=self._trained_name(label.name) or label.name) for label in self.asked.labels]
             self.network.set_labels(LabelSet(self.asked.name, known))
+            if self.global_rank == 0:
+                log.info("scored from their text, never trained: %s", ", ".join(strange))
         elif strange and self.global_rank == 0:
             log.warning("not predicted, for the network scores only what it was trained on: %s", ", ".join(strange))
 
@@ -179,7 +187,7 @@ class ClassificationTask(pl.LightningModule):
             self.observed.copy_(torch.as_tensor(data.observed))
         taken = self._build_network(weights)
         freeze(self.network, self.frozen)
-        if self.frozen and weights and self.global_rank == 0:
+        if self.frozen and weights:
             warn_of_random(self.network, self.frozen, taken)
         self.train(self.training)
         self.network.set_counts(self.positives, self.observed)
@@ -290,7 +298,7 @@ class ClassificationTask(pl.LightningModule):
             mirrored: Batch = {**batch, "images": batch["images"].flip(-1)}
             probabilities = (probabilities + self(mirrored).float().sigmoid()) / 2
         if not self._untrained(self.asked) or not self.network.open_vocabulary:
-            columns = [self.labels.names.index(name) for name in self.predicted_names]
+            columns = [self.labels.names.index(self._trained_name(name) or name) for name in self.predicted_names]
             probabilities = (
                 probabilities if columns == list(range(probabilities.shape[1])) else probabilities[:, columns]
             )
@@ -350,11 +358,18 @@ class ClassificationTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other labels, by name."""
-        theirs = labels_of(checkpoint).names
-        if theirs != self.labels.names:
+        self.check_labels(labels_of(checkpoint))
+
+    def check_labels(self, theirs: LabelSet) -> None:
+        """Refuse to go on with weights that were trained on other labels, or in another order.
+
+        Raises:
+            InputError: Naming both.
+        """
+        if theirs.names != self.labels.names:
             raise InputError(
                 f"the checkpoint was trained on other labels, or in another order; "
-                f"checkpoint: {', '.join(theirs)}; this run: {', '.join(self.labels.names)}"
+                f"checkpoint: {', '.join(theirs.names)}; this run: {', '.join(self.labels.names)}"
             )
 
 
@@ -369,8 +384,9 @@ def load(path: str | Path) -> ClassificationTask:
     checkpoint = read_checkpoint(path)
     if "_instantiator" not in checkpoint.get("hyper_parameters", {}):
         raise InputError(
-            f"{path} carries no configuration, since its task was built in Python; build the task in the same way "
-            f"and use task.load_state_dict(read_checkpoint(path)['state_dict'])"
+            f"{path} carries no configuration, since its task was built in Python; build the task in the same way and "
+            f"give the checkpoint to the trainer, trainer.predict(task, data, ckpt_path={str(path)!r}), which compares "
+            f"labels by name"
         )
     hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
     task: ClassificationTask = instantiate_module(ClassificationTask, hparams)

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from longview import InputError
-from longview.arguments import option, with_checkpoint
+from longview.arguments import option, with_checkpoint, with_whole_labels
 from longview.callbacks import (
     LastCheckpoint,
     PredictionWriter,
@@ -29,7 +29,7 @@ from longview.callbacks import (
 )
 from longview.checkpoints import labels_of, read_checkpoint
 from longview.data.datamodule import StudyData
-from longview.feature_cache import FeatureCache
+from longview.feature_cache import FeatureCache, check_unchanging
 from longview.labels import LabelSet
 from longview.parsers import OneLineErrors
 from longview.tasks import ClassificationTask
@@ -172,9 +172,14 @@ class LongviewCLI(LightningCLI):
         known = [f"val/{name}" for name in _MONITORED] + ["train/loss"]
         if monitor is not None and monitor not in known:
             raise InputError(f"checkpoint.monitor is {monitor!r}; there are {', '.join(known)}")
-        if self._get(self.config, "ckpt_path") is None:
+        path = self._get(self.config, "ckpt_path")
+        if path is None:
             self.model.check_pretrained()
+        else:
+            self.model.check_labels(labels_of(read_checkpoint(path)))
         self.datamodule.check_paths()
+        if self._get(self.config, "feature_cache") is not None:
+            check_unchanging(self.model, self.datamodule)
 
     def after_fit(self) -> None:
         """Say where nothing was left to do, and test the best checkpoint where asked."""
@@ -306,7 +311,7 @@ def _build(cli: type[LongviewCLI], arguments: list[str]) -> LongviewCLI:
 
 def parse(arguments: list[str]) -> Any:
     """The parsed configuration of a command, without building anything or touching data."""
-    return _build(_ParseOnly, arguments).config
+    return _build(_ParseOnly, with_whole_labels(arguments)).config
 
 
 def run(arguments: list[str]) -> LongviewCLI:
@@ -317,7 +322,7 @@ def run(arguments: list[str]) -> LongviewCLI:
     """
     _quiet(arguments[0])
     try:
-        return _build(LongviewCLI, with_checkpoint(arguments))
+        return _build(LongviewCLI, with_checkpoint(with_whole_labels(arguments)))
     except MisconfigurationException as error:
         remedy = "; to run on the CPU add --config configs/overlay/cpu.yaml" if "backend found" in str(error) else ""
         raise InputError(" ".join(str(error).split()).rstrip("!.") + remedy) from error
@@ -340,6 +345,8 @@ def _quiet(verb: str) -> None:
         ".*does not have many workers.*",
         ".*Experiment logs directory .* exists and is not empty.*",  # two loggers share it; earlier figures are kept
         ".*in eval mode at the start of training.*",  # what `freeze` names; nothing else is
+        '.*`.test\\(ckpt_path="best"\\)` is called with Trainer configured with multiple.*',  # the first is the best
+        ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own folder
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 calls older names of torch
     ]
     if verb != "fit":  # the checkpoint's own best path and callbacks are its run's affair
@@ -354,4 +361,7 @@ def _mismatch(message: str, path: str | None) -> str:
     """One line of what torch lists over pages."""
     names = re.findall(r'"([\w.]+)"', message) + re.findall(r"size mismatch for ([\w.]+):", message)
     shown = ", ".join(names[:2])
-    return f"{path} does not fit the configured network: {len(names)} tensors differ, such as {shown}"
+    return (
+        f"{path} does not fit the configured network: {len(names)} tensors differ, such as {shown}. --ckpt_path goes "
+        f"on with the same run; to start another stage from its weights give --model.pretrained {path} instead"
+    )

@@ -84,3 +84,13 @@ def test_damaged_raw_files_and_a_file_in_the_way_are_named(labels, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/p cannot be made: a part of its path is a file"):
         make_phantom(SPEC, tmp_path / "file/p", labels)
+
+
+def test_a_folder_of_other_files_is_never_drawn_beside(tmp_path):
+    """Films of a user lie there: nothing is drawn, and nobody is told to remove them."""
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "a.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"films is there and is no store.*--data.phantom null"):
+        make_phantom(PhantomSpec(studies=4, size=32), films, LabelSet.load("phantom"))
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["a.png", "films"]

@@ -401,9 +401,32 @@ def test_constructors_make_no_parameter_and_refuse_nonsense():
         assert list(make().parameters()) == []
     with pytest.raises(InputError, match="TransformerFusion: width 100 is not a multiple of heads 8"):
         TransformerFusion(width=100)
-    with pytest.raises(InputError, match="layers and slots must be at least 1, found 0 and 4"):
+    with pytest.raises(InputError, match="layers must be at least 1, found 0"):
         TransformerFusion(layers=0)
     with pytest.raises(InputError, match="weight of lateral must be above 0 and finite, found 0"):
         WeightedFusion(lateral=0)
     with pytest.raises(InputError, match="width must be at least 1, found 0"):
         AttentionFusion(0)
+
+
+@pytest.mark.parametrize("name", ["width", "layers", "heads", "feedforward", "slots"])
+def test_a_size_below_one_is_refused(name):
+    with pytest.raises(InputError, match=rf"TransformerFusion: {name} must be at least 1, found 0"):
+        TransformerFusion(**{name: 0})
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2])
+def test_a_dropout_that_is_no_share_is_refused(dropout):
+    with pytest.raises(InputError, match="TransformerFusion: dropout must be in"):
+        TransformerFusion(dropout=dropout)
+
+
+@pytest.mark.parametrize("fusion", [MeanFusion, MaxFusion, AttentionFusion, WeightedFusion])
+def test_views_are_pooled_in_networks_of_half_precision_too(fusion):
+    pooling = fusion()
+    pooling.build(8)
+    pooling.to(torch.bfloat16)
+    features = torch.randn(3, 8, 2, 2, dtype=torch.bfloat16)
+    study, view = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
+    pooled = pooling.pool(torch.randn(3, 5), features, study, view, 2)
+    assert pooled.shape == (2, 5) and pooled.dtype == torch.float32 and pooled.isfinite().all()

@@ -504,3 +504,9 @@ def test_labels_without_text_and_unknown_poolings_are_refused():
         LabelText("random").embed({})
     with pytest.raises(InputError, match="pooling must be one of mean, cls, pooler, found 'max'"):
         LabelText(pooling="max")
+
+
+def test_the_shipped_place_of_umlsbert_is_a_folder_to_fill_and_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"fill the folder checkpoints/umlsbert with config.json.*umlsbert.tar.xz"):
+        text_encoder.locate("checkpoints/umlsbert")

@@ -259,3 +259,8 @@ def test_freezing_random_weights_is_told(caplog):
     assert not caplog.records
     warn_of_random(model, ["decoder"], {"decoder.bias"})
     assert "decoder has random weights" in caplog.text
+
+
+def test_a_checkpoint_of_another_encoder_cannot_be_frozen():
+    with pytest.raises(InputError, match=r"model.freeze: .* holds nothing of encoder that fits, .* stay random"):
+        warn_of_random(network(), ["encoder"], {"decoder.bias"})

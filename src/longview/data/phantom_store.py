@@ -47,6 +47,11 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
         InputError: Where the store holds a phantom of other settings.
     """
     raw = output.parent / "raw" / output.name
+    if output.exists() and not Store.is_store(output):
+        raise InputError(
+            f"data.stores: {output} is there and is no store, so no phantom is drawn for it; give the phantom another "
+            f"path, or --data.phantom null to read what is there"
+        )
     if Store.is_store(output):
         _check_same(spec, output, raw)
         return

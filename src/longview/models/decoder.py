@@ -183,6 +183,11 @@ class LabelDecoder(Decoder):
         readout: Readout = "label",
     ) -> None:
         super().__init__()
+        for name, number in (("width", width), ("heads", heads), ("feedforward", feedforward)):
+            if number < 1:
+                raise InputError(f"LabelDecoder: {name} must be at least 1, found {number}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"LabelDecoder: dropout must be in [0, 1), found {dropout}")
         if width % heads:
             raise InputError(f"LabelDecoder: width {width} is not a multiple of heads {heads}")
         if readout not in get_args(Readout):

@@ -204,9 +204,10 @@ class AttentionFusion(ViewFusion):
 
     def weights(self, features: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:
         """Weights (N,) of views, which sum to 1 over each study."""
-        content = features.float().mean(dim=(2, 3)) + self.view(view)  # (N, C)
-        signal, gate = self.gate(content).chunk(2, dim=1)  # (N, width) each
-        score = self.score(signal.tanh() * gate.sigmoid())  # (N, 1)
+        content = features.float().mean(dim=(2, 3)) + self.view(view).float()  # (N, C)
+        gates = functional.linear(content, self.gate.weight.float(), self.gate.bias.float())
+        signal, gate = gates.chunk(2, dim=1)  # (N, width) each
+        score = functional.linear(signal.tanh() * gate.sigmoid(), self.score.weight.float())  # (N, 1)
         weights: Tensor = (score - _log_sum_exp(score, study, studies)[study]).exp()
         return weights[:, 0]
 
@@ -229,8 +230,9 @@ class TransformerFusion(Fusion):
         dropout: Of attention weights, residual branches and the FFN's hidden layer.
         reduce: Halve rows and columns of the map by a 3x3 convolution of stride 2 first, as CheXFusion does: a
             quarter of the tokens.
-        embedding: `view`: learned, by view type. `slot`: by place within the study in the batch's order, as in
-            CheXFusion, where the same place may hold any view. `none`: views are told apart by content alone.
+        embedding: `view`: learned, by view type. `slot`: by place within the study in the batch's order, as
+            CheXFusion's; its tables list views in any order, longview's data by type (PA, AP, lateral, unknown).
+            `none`: views are told apart by content alone.
         slots: Embeddings of `slot`; further places share the last.
         pad: Fuse all studies of a batch in one pass, padded to its largest number of views and masked. The logits
             are the same; it takes more time, but gives `torch.compile` fewer shapes.
@@ -249,10 +251,14 @@ class TransformerFusion(Fusion):
         pad: bool = False,
     ) -> None:
         super().__init__()
+        numbers = {"width": width, "layers": layers, "heads": heads, "feedforward": feedforward, "slots": slots}
+        for name, number in numbers.items():
+            if number < 1:
+                raise InputError(f"TransformerFusion: {name} must be at least 1, found {number}")
         if width % heads:
             raise InputError(f"TransformerFusion: width {width} is not a multiple of heads {heads}")
-        if layers < 1 or slots < 1:
-            raise InputError(f"TransformerFusion: layers and slots must be at least 1, found {layers} and {slots}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"TransformerFusion: dropout must be in [0, 1), found {dropout}")
         self.width = width
         self.layers = layers
         self.heads = heads

@@ -103,8 +103,8 @@ class LearnedQueries(LabelQueries):
 class TextQueries(LabelQueries):
     """Queries from label text: frozen embeddings, centred, scaled and mapped to the decoder's width.
 
-    With t a label's embedding (E), c the mean over the training set's seen labels and z = (t - c) [A],
-    `q = W sqrt(D) z / |z| + b [+ r]`. The state holds t, c and a hash of each label's prompts, so that a
+    With t a label's embedding (E), c the mean over the training set's seen labels,
+    `q = W sqrt(D) (t - c) / |t - c| + b [+ r]`. The state holds t, c and a hash of each label's prompts, so that a
     checkpoint scores its labels (unseen ones included) without a text encoder.
 
     Args:
@@ -114,10 +114,6 @@ class TextQueries(LabelQueries):
         residual: Add a learned vector r per seen label, 0 at the start; an unseen label has none.
         center: Subtract c: embeddings of a domain's texts crowd in a narrow cone, and what they have in common tells
             no label from another. The same c serves every later label set.
-        whiten: In [0, 1]. A divides each principal direction of the seen labels by its singular value to this power: 1
-            is whitening (Su et al. 2021, arXiv 2103.15316). Words in which texts differ little, such as `left` and
-            `right`, then count as much as the rest, and an unseen text becomes the nearest combination of seen ones;
-            what no seen text holds is dropped. 0: no A.
     """
 
     embeddings: Tensor
@@ -125,24 +121,13 @@ class TextQueries(LabelQueries):
     centre: Tensor
     probe: Tensor
     projection: Tensor
-    whitening: Tensor
 
-    def __init__(
-        self,
-        text: LabelText,
-        project: bool = True,
-        residual: bool = False,
-        center: bool = True,
-        whiten: float = 0.0,
-    ) -> None:
+    def __init__(self, text: LabelText, project: bool = True, residual: bool = False, center: bool = True) -> None:
         super().__init__()
-        if not 0 <= whiten <= 1:
-            raise InputError(f"TextQueries: whiten must be in [0, 1], found {whiten}")
         self.text = text
         self.project = project
         self.learn_residual = residual
         self.center = center
-        self.whiten = whiten
         self._rows: list[int] | None = None  # of the embeddings, to be scored; None: those of the trained labels
 
     @property
@@ -153,7 +138,7 @@ class TextQueries(LabelQueries):
     def build(self, labels: LabelSet, width: int, weights: bool = True) -> None:
         """Embed the label set (from the cache, where it is there), unless a checkpoint is loaded next."""
         prompts = _ordered(labels)
-        self.width, self.seen = width, len(labels.names)
+        self.width, self.seen, self.names = width, len(labels.names), list(labels.names)
         if weights:
             _warn_alike(prompts)
             rows = self.text.embed({**prompts, "": [PROBE]})  # a label's name is never empty
@@ -164,8 +149,6 @@ class TextQueries(LabelQueries):
         self.register_buffer("prompt_hashes", _hashes(prompts))
         self.register_buffer("centre", self._mean(embeddings))
         self.register_buffer("probe", probe)
-        if self.whiten:
-            self.register_buffer("whitening", _whitening(embeddings[: self.seen] - self.centre, self.whiten))
         start = _isometry(width, embeddings.shape[1], fixed=not self.project)
         if self.project:
             self.projection = nn.Parameter(start)
@@ -187,10 +170,7 @@ class TextQueries(LabelQueries):
         rows = self.embeddings[: self.seen] if self._rows is None else self.embeddings[self._rows]  # (L, E)
         # half precision would blur labels whose texts are close; this product costs next to nothing
         with torch.autocast(rows.device.type, enabled=False):
-            centred = rows - self.centre
-            if self.whiten:
-                centred = centred @ self.whitening
-            directions = functional.normalize(centred, dim=1) * math.sqrt(self.width)
+            directions = functional.normalize(rows - self.centre, dim=1) * math.sqrt(self.width)
             queries = functional.linear(directions, self.projection, self.offset if self.project else None)  # (L, D)
             if self.learn_residual:
                 unseen = len(self.embeddings) - self.seen
@@ -199,7 +179,10 @@ class TextQueries(LabelQueries):
         return queries
 
     def set_labels(self, labels: LabelSet) -> None:
-        """Score `labels.names`, then `labels.unseen_names`; embeddings are reused where the prompts are the same.
+        """Score `labels.names`, then `labels.unseen_names`.
+
+        A label that was trained has its own row, by name, whatever its prompts say now; any other one the embedding of
+        its prompts, reused where they are known.
 
         Raises:
             InputError: Where a label needs a text encoder that is absent, or is not the one of the training.
@@ -207,14 +190,18 @@ class TextQueries(LabelQueries):
         prompts = _ordered(labels)
         known = {tuple(row): place for place, row in reversed(list(enumerate(self.prompt_hashes.tolist())))}
         wanted = dict(zip(prompts, map(tuple, _hashes(prompts).tolist()), strict=True))
-        new = {name: prompts[name] for name, key in wanted.items() if key not in known}
+        trained = {name: place for place, name in enumerate(self.names)}
+        new = {name: prompts[name] for name, key in wanted.items() if name not in trained and key not in known}
         if new:
             added = self._embed_more(new)
             for place, name in enumerate(new, start=len(self.embeddings)):
                 known[wanted[name]] = place
             self.embeddings = torch.cat([self.embeddings, added.to(self.embeddings)])
             self.prompt_hashes = torch.cat([self.prompt_hashes, _hashes(new).to(self.prompt_hashes)])
-        self._rows = [known[key] for key in wanted.values()]
+        self._rows = [trained[name] if name in trained else known[key] for name, key in wanted.items()]
+        untrained = [name for name in wanted if name not in trained]
+        if untrained and self.text.encoder == "random":
+            log.warning("scored at random, for their text is embedded at random (a control): %s", ", ".join(untrained))
 
     def _embed_more(self, prompts: dict[str, list[str]]) -> Tensor:
         """(n, E) of labels that the checkpoint has no embeddings of."""
@@ -248,7 +235,6 @@ class TextQueries(LabelQueries):
                 "prompt_hashes": (count, self.prompt_hashes.shape[1]),
             }
             shapes |= {"centre": (size,), "probe": (size,), "projection": (self.width, size)}
-            shapes |= {"whitening": (size, size)} if self.whiten else {}
             for name, shape in shapes.items():
                 own: Tensor = getattr(self, name)
                 if own.shape != shape:
@@ -279,16 +265,6 @@ def _hashes(prompts: dict[str, list[str]]) -> Tensor:
     """
     digests = [hashlib.blake2b(json.dumps(texts).encode(), digest_size=8).digest() for texts in prompts.values()]
     return torch.tensor([list(digest) for digest in digests], dtype=torch.float32)
-
-
-def _whitening(seen: Tensor, power: float) -> Tensor:
-    """A (E, E): the principal directions of embeddings (n, E), each divided by its singular value to a power."""
-    scaled = functional.normalize(seen.double(), dim=1)  # each label counts alike
-    _, values, axes = torch.linalg.svd(scaled, full_matrices=False)  # (r,), (r, E)
-    real = values > 1e-3 * values.amax() if values.numel() else values.bool()  # the rest is rounding
-    axes, values = axes[real], values[real]
-    matrix: Tensor = axes.T * values**-power @ axes
-    return matrix.float()
 
 
 def _isometry(width: int, size: int, fixed: bool) -> Tensor:

@@ -78,8 +78,9 @@ def locate(encoder: str) -> Path:
                 f"text encoder folder {folder} lacks {lacking}; it should hold {EXPECTED}{_origin(encoder)}"
             )
         return folder
-    # `data/umlsbert` has the form of a hub id; the folder beside it tells that a local one is meant
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", encoder) or encoder[0] in ".~" or folder.parent.is_dir():
+    # `data/umlsbert` has the form of a hub id; the folder beside it, or its name, tells that a local one is meant
+    local = folder.parent.is_dir() or folder.parts[0] in {"checkpoints", "data"}
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", encoder) or encoder[0] in ".~" or local:
         raise InputError(
             f"text encoder {encoder!r} does not exist: fill the folder {folder} with {EXPECTED}{_origin(encoder)}; or "
             f"give minilm, random, or a hub id such as microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"

@@ -195,6 +195,9 @@ def warn_of_random(network: Network, names: Sequence[str], taken: Collection[str
         network: The network, built.
         names: Its frozen submodules.
         taken: Tensors that come from a checkpoint.
+
+    Raises:
+        InputError: Where there is a checkpoint, and it holds nothing of a frozen module.
     """
     encoders = [name for name, module in network.named_modules() if isinstance(module, Encoder) and module.pretrained]
     for frozen in names:
@@ -204,6 +207,11 @@ def warn_of_random(network: Network, names: Sequence[str], taken: Collection[str
             for name in parameters
             if name not in taken and not any(name.startswith(f"{encoder}.") for encoder in encoders)
         ]
+        if random and taken and len(random) == len(parameters):
+            raise InputError(
+                f"model.freeze: the checkpoint of model.pretrained holds nothing of {frozen} that fits, which would "
+                f"stay random ({len(parameters)} parameters, such as {parameters[0]}); use the encoder of stage 1"
+            )
         if random:
             log.warning(
                 "model.freeze: %s has random weights, which now stay so (%d of its %d parameters, such as %s); "
@@ -249,7 +257,7 @@ def _obstacles(network: Network, state: dict[str, Tensor]) -> dict[str, str]:
     for name, queries in _text_queries(network):
         probe = state.get(f"{name}.probe")
         if probe is not None and not _alike(probe, queries.probe):
-            keys = ("centre", "whitening", "projection", "offset")
+            keys = ("centre", "projection", "offset")
             found |= {f"{name}.{key}": "label text is embedded by another text encoder here" for key in keys}
     return found
 
