@@ -148,6 +148,16 @@ def test_several_stores_are_aligned_by_name_and_alias_and_unknown_is_nan():
     np.testing.assert_array_equal(data.observed, [2, 1, 2])
 
 
+def test_a_store_of_single_films_mixes_with_one_of_studies_in_a_batch():
+    single = store([("a", "PA"), ("b", "AP")], Hernia=[1, 0], Edema=[0, 1])
+    several = store([("c", "PA"), ("c", "lateral"), ("c", "AP")], first=100, Mass=[1.0, 1.0, 1.0])
+    data = StudyDataset([single, several], LABELS, level="study", image_size=8)
+    batch = data.__getitems__([2, 0, 1])
+    assert batch["study"].tolist() == [0, 0, 0, 1, 2]
+    assert batch["images"].shape == (5, 1, 8, 8) and batch["target"].shape == (3, 3)
+    assert [VIEWS[view] for view in batch["view"].tolist()] == ["PA", "AP", "lateral", "PA", "AP"]
+
+
 def test_the_alias_of_a_stores_own_source_is_known_whoever_else_uses_the_word():
     labels = LabelSet(
         "two", [Label("Mass", aliases={"nih": ["Shadow"]}), Label("Edema", aliases={"padchest": ["Shadow"]})]
