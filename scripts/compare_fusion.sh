@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Study fusion against its baselines on the phantom: three seeds, the same frozen stage-1 encoder, equally many steps.
 #
-#   bash scripts/compare_fusion.sh     # about 35 minutes on two cores
+#   bash scripts/compare_fusion.sh     # about 40 minutes on two cores
 #
 # Runs that are there already are not repeated; the table (test part, mean ± sd over seeds) comes last.
 set -euo pipefail
@@ -16,11 +16,12 @@ declare -A arms=(
     [max]="$fusion=longview.models.fusion.MaxFusion"
     [attention]="$fusion=longview.models.fusion.AttentionFusion"
     [weighted]="$fusion=longview.models.fusion.WeightedFusion"
+    [transformer_alone]="$fusion.init_args.across=false"
     [transformer]=""
     [transformer_slot]="$fusion.init_args.embedding=slot"
     [transformer_none]="$fusion.init_args.embedding=none"
 )
-order=(frontal mean max attention weighted transformer transformer_slot transformer_none)
+order=(frontal mean max attention weighted transformer_alone transformer transformer_slot transformer_none)
 
 run() { # run NAME ARGUMENTS: one training, unless its test scores are there
     if grep -qs "test/map" runs/"$1"/version_*/metrics.csv; then return; fi

@@ -12,6 +12,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# what takes longest, first: xdist gives whole files to its processes, and nothing long should be left for the end
+FIRST = ("test_processes.py", "test_training.py", "test_configs.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Order files, long ones first; the tests of a file stay together and in order."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def no_seed_of_another_test(monkeypatch):
+    """Lightning keeps the last seed in the environment, and would seed forked processes with it."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
 
 @pytest.fixture(scope="session")
 def project_root() -> Path:

@@ -72,7 +72,7 @@ def _rank(rank, world, folder):
 
 
 def test_two_processes_with_different_numbers_of_rows_give_the_same_figures(tmp_path):
-    torch.multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.start_processes(_rank, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
     probabilities, targets = draw(33)
     alone = LongTailMetrics("abcde")
     alone.update(probabilities, targets)

@@ -31,6 +31,7 @@ FUSIONS = {
     "transformer, reduced": lambda: TransformerFusion(**SMALL, reduce=True, embedding="none"),
     "transformer, slots": lambda: TransformerFusion(**SMALL, embedding="slot", slots=2),
     "transformer, padded": lambda: TransformerFusion(**SMALL, pad=True),
+    "transformer, each view alone": lambda: TransformerFusion(**SMALL, across=False),
     "transformer, padded slots": lambda: TransformerFusion(**SMALL, embedding="slot", pad=True),
 }
 TRANSFORMERS = [name for name in FUSIONS if name.startswith("transformer")]
@@ -386,6 +387,15 @@ def test_images_are_arranged_before_there_are_features(name):
     with torch.no_grad():
         found = model.fusion(features, study, view, studies, model.decoder, arrangement)
         close(found, model(features, study, view, studies))
+
+
+def test_views_that_are_not_attended_across_count_as_studies_of_their_own():
+    model = fused("transformer, each view alone")
+    features, study, view, studies = batch((2, 1, 3))
+    with torch.no_grad():
+        each = model(features, torch.arange(len(study)), view, len(study))
+        found = model(features, study, view, studies)
+    close(found, torch.stack([each[study == row].mean(dim=0) for row in range(studies)]))
 
 
 def test_view_embeddings_do_not_decay():

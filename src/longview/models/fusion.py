@@ -129,8 +129,7 @@ class MeanFusion(ViewFusion):
 
     def pool(self, logits: Tensor, features: Tensor, study: Tensor, view: Tensor, studies: int) -> Tensor:  # noqa: ARG002
         """Logits (B, L), the mean over views."""
-        total = _sum(logits, study, studies)  # (B, L)
-        return total / _sum(torch.ones_like(logits[:, :1]), study, studies)
+        return _mean(logits, study, studies)
 
 
 class MaxFusion(ViewFusion):
@@ -231,11 +230,11 @@ class TransformerFusion(Fusion):
         reduce: Halve rows and columns of the map by a 3x3 convolution of stride 2 first, as CheXFusion does: a
             quarter of the tokens.
         embedding: `view`: learned, by view type. `slot`: by place within the study in the batch's order, as
-            CheXFusion's; its tables list views in any order, longview's data by type (PA, AP, lateral, unknown).
-            `none`: views are told apart by content alone.
+            CheXFusion's; its tables list views in any order, longview's data by type. `none`: by content alone.
         slots: Embeddings of `slot`; further places share the last.
-        pad: Fuse all studies of a batch in one pass, padded to its largest number of views and masked. The logits
-            are the same; it takes more time, but gives `torch.compile` fewer shapes.
+        pad: Fuse all studies of a batch in one pass, padded to its largest number of views and masked: the same
+            logits in more time, but fewer shapes for `torch.compile`.
+        across: Attend to all views. False: to a token's own view; logits are averaged, a control for capacity.
     """
 
     def __init__(
@@ -249,6 +248,7 @@ class TransformerFusion(Fusion):
         embedding: Embedding = "view",
         slots: int = 4,
         pad: bool = False,
+        across: bool = True,
     ) -> None:
         super().__init__()
         numbers = {"width": width, "layers": layers, "heads": heads, "feedforward": feedforward, "slots": slots}
@@ -268,6 +268,7 @@ class TransformerFusion(Fusion):
         self.embedding = embedding
         self.slots = slots
         self.pad = pad
+        self.across = across
 
     def build(self, channels: int) -> int:
         """Create projection, embedding and transformer encoder; the decoder gets tokens of D channels."""
@@ -328,6 +329,8 @@ class TransformerFusion(Fusion):
         """Logits (B, L) float32."""
         groups, order, place = self.arrange(study, studies) if arrangement is None else arrangement
         tokens = self.tokens(features, view, place)  # (N, T, D)
+        if not self.across:
+            return _mean(decoder(self.attend(tokens, None)).float(), study, studies)  # (B, L)
         length = tokens.shape[1]
         parts = []
         for images, padding in groups:
@@ -378,6 +381,11 @@ def _padded(members: list[list[int]], device: torch.device) -> StudyGroup:
 def _sum(values: Tensor, study: Tensor, studies: int) -> Tensor:
     """Sums (B, n) over each study's rows of values (N, n)."""
     return values.new_zeros(studies, values.shape[1]).index_add(0, study, values)
+
+
+def _mean(values: Tensor, study: Tensor, studies: int) -> Tensor:
+    """Means (B, n) over each study's rows of values (N, n)."""
+    return _sum(values, study, studies) / _sum(torch.ones_like(values[:, :1]), study, studies)
 
 
 def _maximum(values: Tensor, study: Tensor, studies: int) -> Tensor:
