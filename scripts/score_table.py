@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 SCORES = {"test/map": "mAP", "test/map_head": "head", "test/map_medium": "medium", "test/map_tail": "tail",
-          "test/auroc": "AUROC"}  # fmt: skip
+          "test/auroc": "AUROC", "test/ece": "ECE"}  # fmt: skip
 
 
 def test_scores(run: Path) -> pd.Series:

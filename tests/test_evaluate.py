@@ -384,3 +384,84 @@ def test_starts_without_torch_and_without_drawing_libraries():
     heavy = ("torch", "matplotlib", "sklearn", "cv2")
     code = f"import sys, longview.evaluate, longview.submission; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+HIERARCHY = """
+name: set
+labels: [{name: Mass}, {name: Nodule}, {name: Hernia}, {name: Lesion, derived: any}, {name: Abnormal, derived: any},
+         {name: Nothing, derived: none}]
+hierarchy: {Abnormal: [Lesion, Hernia], Lesion: [Mass, Nodule]}
+"""
+
+
+@pytest.fixture
+def hierarchy(tmp_path):
+    file = tmp_path / "set.yaml"
+    file.write_text(HIERARCHY)
+    return file
+
+
+def with_parents(predictions, **columns):
+    return predictions.assign(**{name: np.float32(value) for name, value in columns.items()})
+
+
+def test_violations_are_counted_by_row_and_edge_before_and_after_consistency(run, hierarchy, tmp_path, capsys):
+    truth = manifest().query("split == 'test'")
+    predictions = with_parents(predicted(truth), Lesion=0.6, Abnormal=0.4, Nothing=0.1)
+    report = run(predictions, truth, labels=hierarchy)
+    edges = [("Abnormal", "Lesion"), ("Abnormal", "Hernia"), ("Lesion", "Mass"), ("Lesion", "Nodule")]
+    above = [(predictions[child] > predictions[parent]).mean() for parent, child in edges]
+    across = [((predictions[child] >= 0.5) & (predictions[parent] < 0.5)).mean() for parent, child in edges]
+    found = report["hierarchy"]
+    assert found["edges"] == 4
+    assert found["child_above_parent"] == {"before": pytest.approx(np.mean(above)), "after": 0}
+    assert found["child_without_parent"] == {"before": pytest.approx(np.mean(across)), "after": 0}
+    assert found["map"]["before"] == report["map"]
+    table = pd.read_csv(tmp_path / "out" / "violations.csv")
+    assert list(zip(table["parent"], table["child"], strict=True)) == edges
+    np.testing.assert_allclose(table["child_above_parent"], above)
+    np.testing.assert_allclose(table["child_without_parent"], across)
+    assert (table["child_above_parent_after"] == 0).all()
+    assert "Hierarchy of 4 edges" in capsys.readouterr().out
+
+
+def test_consistency_is_scored_like_predictions_with_raised_parents(run, hierarchy):
+    truth = manifest().query("split == 'test'")
+    rng = np.random.default_rng(3)
+    parents = {name: rng.random(len(truth)) for name in ("Lesion", "Abnormal", "Nothing")}
+    predictions = with_parents(predicted(truth), **parents)
+    report = run(predictions, truth, labels=hierarchy)
+    raised = predictions.assign(Lesion=predictions[["Lesion", "Mass", "Nodule"]].max(axis=1))
+    raised["Abnormal"] = raised[["Abnormal", "Lesion", "Hernia"]].max(axis=1)
+    again = run(raised, truth, labels=hierarchy)
+    assert again["hierarchy"]["child_above_parent"]["before"] == 0
+    assert again["map"] == again["hierarchy"]["map"]["after"] == report["hierarchy"]["map"]["after"] != report["map"]
+
+
+def test_derived_truth_follows_from_the_tables_own_labels(run, hierarchy):
+    truth = manifest()
+    predictions = with_parents(predicted(truth.query("split == 'test'")), Lesion=0.6, Abnormal=0.4, Nothing=0.1)
+    test = truth.query("split == 'test'")
+    expected = {
+        "Lesion": test[["Mass", "Nodule"]].max(axis=1).sum(),
+        "Abnormal": test[LABELS].max(axis=1).sum(),
+        "Nothing": (test[LABELS].max(axis=1) == 0).sum(),
+    }
+    for table in (truth, truth.assign(Lesion=0.0, Abnormal=np.nan)):  # what a table carries itself does not count
+        report = run(predictions, table, labels=hierarchy)
+        assert {row["label"]: row["positives"] for row in report["per_label"] if row["label"] in expected} == expected
+        assert "Abnormal" in report["groups"]["head"]["labels"]
+    per_study = with_parents(predicted(test, "study"), Lesion=0.6, Abnormal=0.4, Nothing=0.1)
+    positives = {row["label"]: row["positives"] for row in run(per_study, test, labels=hierarchy)["per_label"]}
+    assert {name: positives[name] * 2 for name in expected} == expected  # two images each
+
+
+def test_a_model_without_the_derived_labels_is_scored_on_its_own(run, hierarchy, tmp_path):
+    truth = manifest().query("split == 'test'")
+    report = run(predicted(truth), truth.assign(Abnormal=1.0), labels=hierarchy)
+    assert (report["labels"], report["hierarchy"]) == (3, None)
+    assert not (tmp_path / "out" / "violations.csv").exists()
+    partly = run(with_parents(predicted(truth), Abnormal=0.4), truth, labels=hierarchy)
+    assert (partly["labels"], partly["hierarchy"]["edges"]) == (4, 3)  # Lesion is stepped over
+    run(predicted(truth), truth, labels=hierarchy)
+    assert not (tmp_path / "out" / "violations.csv").exists()  # none of an earlier report is left

@@ -136,6 +136,27 @@ def test_counts_are_pandas_own_by_image_and_by_study(store):
             assert int(found) == table[table["split"] == part].groupby("study_id")[name].max().sum()
 
 
+def test_derived_labels_are_shown_counted_per_level_and_contradictions_listed(store):
+    folder, table = store
+    labels_ = [Label("Mass"), Label("Nodule"), Label("Other"), Label("Lesion", ["a lesion"], derived="any"),
+               Label("Nothing", derived="none")]  # fmt: skip
+    found = LabelSet("derived", labels_, hierarchy={"Lesion": ["Mass", "Nodule"], "Other": ["Mass"]})
+    shown = text_of(*describe(found))
+    assert [line for line in shown.splitlines() if "Lesion" in line and "any child" in line]
+    assert [line for line in shown.splitlines() if "Nothing" in line and "no other" in line]
+    text = text_of(*count(found, folder))
+    train = table[table["split"] == "train"].dropna(subset="Nodule")
+    nothing = train[["Mass", "Nodule", "Other"]].max(axis=1) == 0
+    lost = int(table.loc[table["split"] == "train", "Mass"].iloc[0])  # the row without Nodule, whose Mass decides
+    assert int(row_of(text, "Lesion")[1]) == train[["Mass", "Nodule"]].max(axis=1).sum() + lost
+    assert int(row_of(text, "Nothing")[1]) == nothing.sum()
+    assert int(row_of(text, "Nothing")[4]) == nothing.groupby(train["study_id"]).all().sum()
+    without = int(((table["Mass"] == 1) & (table["Other"] == 0)).sum())
+    assert without > 0
+    assert f"Against the hierarchy: Mass without Other in {without} rows" in text
+    assert "Not in the store" not in text
+
+
 def test_an_unseen_label_is_counted_in_evaluation_parts_only(store):
     folder, table = store
     cells = row_of(text_of(*count(SET, folder)), "Hilum")

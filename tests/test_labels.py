@@ -27,6 +27,7 @@ CHEXPERT_14 = """
 CHEXPERT_14 = [name.strip() for name in CHEXPERT_14.split(",")]
 SIZES = {  # seen, unseen
     "chexpert": (14, 0),
+    "chexpert_hierarchical": (21, 0),
     "covid_chestxray": (16, 0),
     "cxr_lt_2023": (26, 0),
     "cxr_lt_2024_task1": (40, 0),
@@ -35,8 +36,10 @@ SIZES = {  # seen, unseen
     "cxr_lt_2026": (30, 6),
     "mimic": (14, 0),
     "nih": (14, 0),
+    "nih_hierarchical": (19, 0),
     "padchest": (36, 0),
     "phantom": (17, 0),
+    "phantom_hierarchical": (22, 0),
     "phantom_zero_shot": (41, 8),
     "vinbig": (14, 0),
     "vindr": (28, 0),
@@ -146,6 +149,24 @@ class TestShippedFiles:
             "Abnormal", "Opacity", "Fluid Accumulation", "Missing Lung Tissue", "Cardiac", "Other",
         }  # fmt: skip
 
+    @pytest.mark.parametrize("name", ["chexpert", "nih", "phantom"])
+    def test_a_hierarchical_set_is_the_plain_one_and_derived_labels_after_it(self, shipped, name):
+        plain, full = shipped[name], shipped[f"{name}_hierarchical"]
+        assert full.source_names == full.names[: len(plain.names)] == plain.names
+        assert full.labels[: len(plain.labels)] == plain.labels
+        assert set(full.hierarchy) <= set(full.names)
+        assert len(full.edges) == sum(map(len, full.hierarchy.values()))
+
+    def test_chexpert_has_the_published_edges_and_derived_labels(self, shipped):
+        full = shipped["chexpert_hierarchical"]
+        assert full.hierarchy == shipped["chexpert"].hierarchy
+        assert len(full.edges) == 20
+        assert {label.name: label.derived for label in full.labels if label.derived} == {"Uncertain": "none"} | (
+            dict.fromkeys(
+                ["Abnormal", "Cardiac", "Fluid Accumulation", "Missing Lung Tissue", "Opacity", "Other"], "any"
+            )
+        )
+
     def test_every_pneumonia_of_covid_chestxray_is_a_pneumonia(self, shipped):
         labels = shipped["covid_chestxray"]
         assert labels.ancestors("COVID-19") == ["Viral Pneumonia", "Pneumonia"]
@@ -215,6 +236,17 @@ class TestReading:
             ("labels: [{name: Pleural_Effusion}, {name: pleural effusion}]", "are the same name"),
             ("labels: [{name: a}]\nhierarchy: {b: [c]}", "names 'c' under 'b'"),
             ("labels: [{name: a}]\nhierarchy: {b: [c], c: [b]}", "a circle"),
+            ("labels: [{name: a, derived: all}]", "`derived:` of label 'a' is 'all', not any or none"),
+            ("labels: [{name: a, derived: true}]", "is True, not any or none"),
+            ("labels: [{name: a, derived: any}, {name: b}]", "derived from its children, but has none"),
+            (
+                "labels: [{name: a, derived: any}, {name: b, unseen: true}, {name: c}]\nhierarchy: {a: [b]}",
+                "derived from its children, but has none (seen ones)",
+            ),
+            ("labels: [{name: a, derived: any, unseen: true}, {name: b}]\nhierarchy: {a: [b]}", "unseen and derived"),
+            ("labels: [{name: a, derived: none}, {name: b}]\nhierarchy: {a: [b]}", "so it has no children"),
+            ("labels: [{name: a, derived: none}]", "derived labels only"),
+            ("labels: [{name: Mass}, {name: b}]\nhierarchy: {mass: [b]}", "names 'mass'; write it 'Mass'"),
         ],
     )
     def test_a_wrong_file_is_refused_with_its_name(self, tmp_path, text, message):
@@ -295,6 +327,36 @@ class TestAlign:
         assert list(example().align(["Bulla", "Nodule", "Mass"])) == ["Mass", "Nodule"]
 
 
+class TestDerived:
+    def test_a_table_never_lacks_a_derived_label_and_may_carry_it(self):
+        labels = LabelSet("x", [Label("Mass"), Label("Lesion", derived="any")], hierarchy={"Lesion": ["Mass"]})
+        assert labels.names == ["Mass", "Lesion"]
+        assert labels.align(["Mass"]) == {"Mass": "Mass"}
+        assert labels.align(["lesion", "Mass"]) == {"Mass": "Mass", "Lesion": "lesion"}
+
+    def test_an_absent_parent_is_stepped_over(self):
+        labels = LabelSet.load("chexpert_hierarchical")
+        assert labels.edges_among(["Abnormal", "Consolidation", "Pneumonia", "Fracture"]) == [
+            ("Abnormal", "Consolidation"), ("Abnormal", "Pneumonia"), ("Abnormal", "Fracture"),
+            ("Consolidation", "Pneumonia"),
+        ]  # fmt: skip
+        assert LabelSet.load("chexpert").edges == [
+            ("Enlarged Cardiomediastinum", "Cardiomegaly"), ("Consolidation", "Pneumonia"),
+        ]  # fmt: skip
+        assert LabelSet.load("nih").edges == []
+
+    def test_unseen_labels_have_no_edges_in_training(self):
+        labels = LabelSet("x", [Label("Mass"), Label("Bulla", unseen=True)], hierarchy={"Mass": ["Bulla"]})
+        assert labels.edges == []
+        assert labels.edges_among(["Mass", "Bulla"]) == [("Mass", "Bulla")]
+
+    def test_sets_of_older_checkpoints_have_no_derived_labels(self):
+        plain = LabelSet.load("nih").to_dict()
+        for label in plain["labels"]:
+            del label["derived"]
+        assert LabelSet.from_dict(plain) == LabelSet.load("nih")
+
+
 class TestGroups:
     def test_thresholds_belong_to_the_middle(self):
         names = ["above", "at head", "between", "at tail", "below", "never seen"]
@@ -360,8 +422,11 @@ class TestCommandLine:
         labels, linked, _ = parse(f"--config={experiment}", f"--data.labels={project_root}/configs/labels/nih.yaml")
         assert labels == linked == LabelSet.load("nih")
 
-    def test_a_saved_config_holds_the_labels_themselves(self, parse, experiment, tmp_path):
-        labels, _, dumped = parse(f"--config={experiment}")
+    @pytest.mark.parametrize("name", ["mine", "chexpert_hierarchical"])
+    def test_a_saved_config_holds_the_labels_themselves(self, parse, experiment, tmp_path, project_root, name):
+        given_labels = [] if name == "mine" else [f"--data.labels={project_root}/configs/labels/{name}.yaml"]
+        labels, _, dumped = parse(f"--config={experiment}", *given_labels)
+        assert labels.name == name
         elsewhere = tmp_path / "saved.yaml"
         elsewhere.write_text(dumped)
         assert parse(f"--config={elsewhere}")[0] == labels

@@ -15,7 +15,7 @@ from longview.models.encoder import Encoder
 from longview.models.label_text import LabelText
 from longview.models.network import StudyNetwork
 from longview.models.queries import TextQueries
-from longview.optim import AdamW, WarmupCosine
+from longview.optim import AdamW, WarmupCosine, total_steps
 from longview.tasks import ClassificationTask, load
 
 LABELS = LabelSet("three", [Label("Mass"), Label("Nodule"), Label("Edema")])
@@ -120,7 +120,7 @@ def test_the_number_of_steps_is_lightnings_without_making_a_loader(options, tmp_
             self.expected = self.trainer.estimated_stepping_batches
 
         def configure_optimizers(self):
-            self.steps, self.made = self.total_steps(), Counted.made
+            self.steps, self.made = total_steps(self.trainer), Counted.made
             return super().configure_optimizers()
 
     network = StudyNetwork(Encoder("test_resnet"), LinearDecoder())
@@ -128,6 +128,34 @@ def test_the_number_of_steps_is_lightnings_without_making_a_loader(options, tmp_
     trainer(tmp_path, **options, limit_val_batches=0, enable_checkpointing=False).fit(task, datamodule=Counted())
     assert task.steps == task.expected
     assert task.made == 0
+
+
+def test_the_loss_is_told_labels_counts_targets_and_in_each_epoch_how_far_training_is(tmp_path):
+    class Noting(BCE):
+        def __init__(self):
+            super().__init__()
+            self.told = []
+
+        def set_labels(self, labels):
+            self.told.append(labels.names)
+
+        def set_counts(self, positives, observed):
+            self.told.append((positives.tolist(), observed.tolist()))
+
+        def set_targets(self, targets):
+            self.told.append(targets.dtype)
+
+        def set_progress(self, progress):
+            self.told.append(progress)
+
+    class Counting(Data):
+        positives, observed = [1.0, 2.0, 3.0], [4.0, 4.0, 4.0]
+        targets = torch.zeros(4, 3).numpy()
+
+    loss = Noting()
+    trainer(tmp_path, max_epochs=4, enable_checkpointing=False).fit(make_task(loss=loss), datamodule=Counting())
+    counts = ([1.0, 2.0, 3.0], [4.0, 4.0, 4.0])
+    assert loss.told == [LABELS.names, counts, torch.float32, 0.0, 0.25, 0.5, 0.75]
 
 
 def test_a_compiled_network_keeps_its_keys_and_its_figures(monkeypatch):
@@ -467,3 +495,17 @@ def test_validating_changes_no_weight(trained, tmp_path):
     trainer(tmp_path).validate(task, datamodule=Data(), verbose=False)
     for key, value in task.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_a_consistent_prediction_has_no_child_above_its_parent():
+    labels = LabelSet("tree", [Label("Mass"), Label("Nodule"), Label("Edema")], hierarchy={"Nodule": ["Mass", "Edema"]})
+    task = make_task(labels=labels).eval()
+    task.build()
+    batch = make_batch()
+    torch.nn.init.normal_(task.network.decoder.readout.weight, std=3.0)
+    with torch.no_grad():
+        plain = task.predict_step(batch, 0)["probabilities"]
+        task.consistent = True
+        found = task.predict_step(batch, 0)["probabilities"]
+    assert (plain[:, 1] < plain[:, [0, 2]].amax(dim=1)).any()
+    torch.testing.assert_close(found, torch.stack([plain[:, 0], plain.amax(dim=1), plain[:, 2]], dim=1))

@@ -277,6 +277,38 @@ def test_a_run_resumed_at_any_step_has_the_loss_curve_of_one_that_was_not_interr
     np.testing.assert_allclose(resumed, whole.iloc[step:], rtol=1e-6)
 
 
+def overlays(*names):
+    return [f"--config={ROOT}/configs/overlay/{name}.yaml" for name in names]
+
+
+def test_a_run_with_rebalanced_studies_mixed_films_and_averaged_weights_resumes_exactly(store, tmp_path):
+    options = [*overlays("sampling_class_aware", "mixup", "ema"), *DROPOUT, "--trainer.max_epochs=2"]
+    whole = fit(store, tmp_path / "whole", *options)
+    step = len(losses(whole)) // 2 + 1  # in the second epoch
+    stopped = next((whole / "checkpoints").glob(f"*{step}.ckpt"))
+    resumed = fit(store, tmp_path / "resumed", *options, f"--ckpt_path={stopped}")
+    expected = losses(whole).iloc[step:]
+    assert len(expected) >= 2
+    np.testing.assert_allclose(losses(resumed), expected, rtol=1e-6)
+    ends = [read_checkpoint(folder / "checkpoints/last.ckpt") for folder in (whole, resumed)]
+    for name, value in network_state(ends[0]).items():
+        torch.testing.assert_close(network_state(ends[1])[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_averaged_weights_are_validated_kept_and_predict(store, tmp_path, capsys):
+    folder = fit(store, tmp_path, *overlays("ema"), "--trainer.max_epochs=2", "--model.optimizer.lr=3e-3")
+    checkpoint = read_checkpoint(folder / "checkpoints/last.ckpt")
+    averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert any(not torch.equal(value, current[name]) for name, value in averaged.items())
+    expected = pd.read_csv(folder / "metrics.csv")["val/loss"].dropna().iloc[-1]
+    capsys.readouterr()
+    main(["validate", f"--ckpt_path={folder}/checkpoints/last.ckpt", "--trainer.enable_progress_bar=false",
+          "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+          f"--trainer.logger.save_dir={tmp_path}/v"])  # fmt: skip
+    (found,) = (tmp_path / "v").rglob("metrics.csv")
+    assert pd.read_csv(found)["val/loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
 # nothing is learnt, and no batch statistics move: the first validation stays the best
 PLATEAU = ["--model.optimizer.lr=1e-12", "--model.network.encoder.name=test_vit", "--trainer.max_epochs=3"]
 

@@ -10,20 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from longview import InputError, __version__
 from longview.curves import GROUPS, Curve, plot_bars, plot_curves
-from longview.joining import sha256
+from longview.data.derive import derive
+from longview.joining import columns_of, sha256
 from longview.labels import LabelSet
 from longview.outputs import staged
-from longview.predictions import read_predictions
+from longview.predictions import labels_of, read_predictions
 from longview.ranking import LabelScores, Summary, group_means, per_label, summarise
 from longview.truth import Match, Truth, match, training_groups
+from longview.violations import Violations
 
 logger = logging.getLogger(__name__)
+
+VIOLATIONS = "violations.csv"
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,14 @@ class Evaluation:
         groups: `head`, `medium`, `tail` -> names, and `unseen` -> those that no training row knows; empty where
             training counts are not known.
         summary: Macro means.
+        violations: How often the predictions contradict the label set's hierarchy; None without one.
     """
 
     match: Match
     scores: LabelScores
     groups: dict[str, list[str]]
     summary: Summary
+    violations: Violations | None = None
 
     @property
     def group_of(self) -> dict[str, str]:
@@ -68,6 +75,10 @@ def evaluate(
     Head (over 10 %), medium and tail (under 1 %) are told apart by the labels' prevalence in training: among the
     rows of --train, else among the truth's rows of split train, as a store has. Without either there are no groups.
 
+    With --labels SET whose labels have a hierarchy, derived labels that were predicted are derived in the truth too,
+    and the report says how often a child is above its parent, and the macro means once each parent is raised to its
+    highest child. Each edge's rates are in violations.csv.
+
     Prints a table and writes metrics.json, per_label.csv, roc.png, pr.png and per_label.png.
 
         uv run main.py evaluate --predictions predictions.parquet --truth data/nih-1000 --output report
@@ -78,8 +89,8 @@ def evaluate(
         truth: A store, a manifest, or any .parquet or .csv with an id column (image_id, study_id, dicom_id,
             ImageID or Image Index) and label columns.
         output: Folder for the report; files of an earlier report in it are replaced.
-        labels: Label set (file, or name of one in configs/labels): score only its labels, and know columns by
-            its aliases. Without it, every predicted label that the truth holds is scored.
+        labels: Label set (file, or name of one in configs/labels): score only its labels, know columns by its
+            aliases, and use its hierarchy. Without it, every predicted label that the truth holds is scored.
         split: Part of the truth to score. Without it: the parts that the predicted rows are from, as a whole.
         train: Table or store to count training labels in: its rows of split train, or all its rows where it has
             no column `split`. Without it: the truth's rows of split train, where it has some.
@@ -92,7 +103,11 @@ def evaluate(
     files = {"predictions": predictions, "truth": actual.file} | ({"train": counted.file} if counted else {})
     with staged(output) as folder:
         write_report(result, files, folder)
+    if result.violations is None:
+        (output / VIOLATIONS).unlink(missing_ok=True)  # of an earlier report
     console.print(report_table(result))
+    if result.violations:
+        console.print(result.violations.table(result.summary))
     console.print(f"Report: {output}", soft_wrap=True)
 
 
@@ -118,6 +133,9 @@ def score(
         InputError: Where rows or labels do not fit together, nothing can be scored, or `train` has no training
             rows.
     """
+    if labels is not None:
+        truth = with_derived(truth, labels, labels_of(predictions))
+        train = with_derived(train, labels, labels_of(predictions)) if train else None
     matched = match(predictions, truth, labels, split)
     scores = per_label(matched.scores, matched.targets, matched.names)
     groups = _groups(truth, train, matched, labels)
@@ -132,7 +150,31 @@ def score(
             logger.warning("%d labels are %s and not scored: %s", len(names), title, ", ".join(names))
     if matched.extra:
         logger.info("%d predicted rows are not in the truth and are left out", matched.extra)
-    return Evaluation(matched, scores, groups, summary)
+    broken = None
+    if labels is not None:
+        broken = Violations.of(labels, matched.names, matched.scores, matched.targets, groups)
+    return Evaluation(matched, scores, groups, summary, broken)
+
+
+def with_derived(truth: Truth, labels: LabelSet, predicted: Sequence[str]) -> Truth:
+    """A truth with columns of the derived labels that were predicted, and of no others.
+
+    Args:
+        truth: Any table; what it says of derived labels itself counts only where their causes are unknown.
+        labels: Which labels are derived, and from what.
+        predicted: The predictions' label columns.
+    """
+    derived = [label.name for label in labels.labels if label.derived]
+    if not derived:
+        return truth
+    columns = columns_of(labels, list(truth.table.columns), str(truth.file))
+    known = [name for name in labels.names if name in columns]
+    values = np.full((len(truth.table), len(labels.names)), np.nan)
+    values[:, [labels.names.index(name) for name in known]] = truth.targets([columns[name] for name in known])
+    filled = dict(zip(labels.names, derive(values, labels).T, strict=True))
+    wanted = [name for name in derived if name in columns_of(labels, predicted, "the predictions")]
+    plain = truth.table.drop(columns=[columns[name] for name in derived if name in columns])
+    return Truth(truth.file, truth.ids, plain.assign(**{name: filled[name] for name in wanted}))
 
 
 def _groups(truth: Truth, train: Truth | None, matched: Match, labels: LabelSet | None) -> dict[str, list[str]]:
@@ -167,6 +209,8 @@ def write_report(result: Evaluation, files: dict[str, Path], folder: Path) -> No
     matched, scores, names = result.match, result.scores, result.match.names
     rows = per_label_rows(result)
     pd.DataFrame(rows).to_csv(folder / "per_label.csv", index=False)
+    if result.violations:
+        pd.DataFrame(result.violations.rows()).to_csv(folder / VIOLATIONS, index=False)
     curves = {
         name: Curve.of(matched.scores[:, index], matched.targets[:, index])
         for index, name in enumerate(names)
@@ -191,6 +235,7 @@ def write_report(result: Evaluation, files: dict[str, Path], folder: Path) -> No
             group: {"labels": members, "map": ap[group], "auroc": auroc[group]}
             for group, members in result.groups.items()
         },
+        "hierarchy": result.violations and result.violations.report(result.summary),
         "skipped": result.summary["skipped"],
         "not_in_truth": matched.unscored,
         "not_predicted": matched.unpredicted,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Order = Literal["set", "similarity"]
 
 _PARTS = ("train", "val", "test")
+_DERIVED = {"": "", "any": "any child", "none": "no other"}
 
 
 def labels(
@@ -140,7 +141,7 @@ def describe(label_set: LabelSet) -> list[Table | Tree | Text]:
     table = Table(title=Text(heading), box=box.SIMPLE_HEAD, padding=(0, 1))
     columns: dict[str, Callable[[Label], Text]] = {
         "label": lambda label: Text(label.name),
-        "": lambda label: Text("unseen" if label.unseen else ""),
+        "": lambda label: Text("unseen" if label.unseen else _DERIVED[label.derived]),
         "prompts (aliases)": _texts,
         "parents": lambda label: Text(", ".join(parents(label_set, label.name))),
     }
@@ -213,22 +214,44 @@ def count(label_set: LabelSet, folder: Path) -> list[Table | Text]:
             f"{folder} has no label of set {label_set.name!r}; it has {', '.join(table.labels) or 'no labels'}"
         )
     ids = table.table[["study_id", "split"]].to_numpy(str)
-    values = table.targets(list(columns.values()))
+    shown_names = [label.name for label in label_set.labels if label.name in columns or label.derived]
+    values = table.targets([columns.get(name, name) for name in shown_names])
     images = {part: values[ids[:, 1] == part] for part in _PARTS}
     studies = {part: _by_study(images[part], ids[ids[:, 1] == part, 0]) for part in _PARTS}
     counts = {
-        level: {part: Positives.of(list(columns), rows) for part, rows in parts.items()}
+        level: {part: Positives.of(shown_names, _derived(rows, shown_names, label_set)) for part, rows in parts.items()}
         for level, parts in (("images", images), ("studies", studies))
     }
     if all(counts["images"][part].rows == counts["studies"][part].rows for part in _PARTS):
         del counts["studies"]
     shown: list[Table | Text] = [_count_table(label_set, f"Positives in {folder}", counts)]
-    missing = [label.name for label in label_set.labels if label.name not in columns]
+    missing = [label.name for label in label_set.labels if label.name not in columns and not label.derived]
     beyond = [name for name in table.labels if name not in columns.values()]
     for title, names in (("Not in the store", missing), (f"In the store, but not in {label_set.name}", beyond)):
         if names:
             shown.append(Text(f"{title}: {', '.join(names)}", style="yellow"))
+    if label_set.hierarchy:
+        from longview.data.derive import contradictions, label_values
+
+        found = contradictions(label_values(table, label_set, columns), label_set, table.table["image_id"])
+        shown += [Text(f"Against the hierarchy: {contradiction}", style="yellow") for contradiction in found]
     return shown
+
+
+def _derived(values: FloatArray, names: list[str], label_set: LabelSet) -> FloatArray:
+    """The values (rows, L) of the named labels, those of derived ones filled in from the others."""
+    import numpy as np
+
+    from longview.data.derive import derive
+
+    seen = [name for name in names if name in label_set.names]
+    known = np.full((len(values), len(label_set.names)), np.nan, np.float32)
+    known[:, [label_set.names.index(name) for name in seen]] = values[:, [names.index(name) for name in seen]]
+    filled, result = derive(known, label_set), values.copy()
+    for label in label_set.labels:
+        if label.derived:
+            result[:, names.index(label.name)] = filled[:, label_set.names.index(label.name)]
+    return result
 
 
 @dataclass(frozen=True)

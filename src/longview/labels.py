@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
 from longview import InputError
 
 OnMismatch = Literal["error", "ignore"]
+
+Derived = Literal["", "any", "none"]
+"""How a label follows from others: not at all, present where any of its children is, or where no other label is."""
 
 
 def _normalise(text: str) -> str:
@@ -35,12 +38,16 @@ class Label:
         aliases: What other sources call it: source name -> names there. A source's narrower finding may stand
             here too (PadChest's `rib fracture` for `fracture`); a wider or vaguer one never.
         unseen: True for a label without training data, scored only by a zero-shot model.
+        derived: `any`: no table carries the label; it is present where any of its children in the hierarchy is.
+            `none`: present where none of the set's labels that are not derived is. See
+            :func:`longview.data.derive.derive`.
     """
 
     name: str
     prompts: list[str] = field(default_factory=list)
     aliases: dict[str, list[str]] = field(default_factory=dict)
     unseen: bool = False
+    derived: Derived = ""
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,11 @@ class LabelSet:
         labels: The labels, in the order of the challenge's or data set's own files.
         description: Where the labels come from.
         hierarchy: Parent name -> names of its children, where the source defines one. Names that are not
-            labels of the set may stand as parents (derived labels).
+            labels of the set may stand as parents.
 
     Raises:
-        InputError: For no labels, a name or alias that stands for two labels, an edge to an unknown child, or
-            a circle of edges.
+        InputError: For no labels, a name or alias that stands for two labels, an edge to an unknown child, a circle
+            of edges, or a derived label that cannot be derived.
     """
 
     name: str
@@ -78,6 +85,7 @@ class LabelSet:
         for source in sorted({source for label in self.labels for source in label.aliases}):
             self._build_lookup(source)
         self._check_hierarchy()
+        self._check_derived(owners)
 
     def _check_hierarchy(self) -> None:
         known = {label.name for label in self.labels} | set(self.hierarchy)
@@ -102,10 +110,56 @@ class LabelSet:
         for parent in self.hierarchy:
             visit(parent)
 
+    def _check_derived(self, owners: Mapping[str, str]) -> None:
+        """Refuse derived labels that nothing can fill, and parents that only look like a label (of key -> label)."""
+        where = f"label set {self.name!r}"
+        for parent in self.hierarchy:
+            if owners.get(_normalise(parent), parent) != parent:
+                raise InputError(f"{where}: hierarchy names {parent!r}; write it {owners[_normalise(parent)]!r}")
+        parents = {parent for parent, _ in self.edges}
+        for label in self.labels:
+            if label.derived not in get_args(Derived):
+                raise InputError(f"{where}: `derived:` of label {label.name!r} is {label.derived!r}, not any or none")
+            if label.derived and label.unseen:
+                raise InputError(f"{where}: label {label.name!r} is both unseen and derived; it can be one of them")
+            if label.derived == "any" and label.name not in parents:
+                raise InputError(
+                    f"{where}: label {label.name!r} is derived from its children, but has none (seen ones)"
+                )
+            if label.derived == "none" and label.name in parents:
+                raise InputError(f"{where}: label {label.name!r} is present where no other is, so it has no children")
+        if not self.source_names:
+            raise InputError(f"{where} has derived labels only; add those that they follow from")
+
     @property
     def names(self) -> list[str]:
         """Names of the labels that have training data, in order: the L columns of a target."""
         return [label.name for label in self.labels if not label.unseen]
+
+    @property
+    def source_names(self) -> list[str]:
+        """Those of `names` that tables carry, in order: all but the derived ones."""
+        return [label.name for label in self.labels if not label.unseen and not label.derived]
+
+    @property
+    def edges(self) -> list[tuple[str, str]]:
+        """(parent, child) pairs of the hierarchy among the (seen) labels; see :meth:`edges_among`."""
+        return self.edges_among(self.names)
+
+    def edges_among(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """(parent, child) pairs of the hierarchy among some names, each once, in the hierarchy's order.
+
+        A name between two that is not among them is stepped over: a child whose parent is absent stands below the
+        nearest ancestors that are there.
+        """
+        kept = set(names)
+
+        def below(parent: str) -> Iterator[str]:
+            for child in self.hierarchy.get(parent, []):
+                yield from [child] if child in kept else below(child)
+
+        pairs = [(parent, child) for parent in self.hierarchy if parent in kept for child in below(parent)]
+        return list(dict.fromkeys(pairs))
 
     @property
     def unseen_names(self) -> list[str]:
@@ -225,7 +279,8 @@ class LabelSet:
     ) -> dict[str, str]:
         """Match a table's label columns to this set's (seen) labels by name or alias.
 
-        Columns of unseen labels are left out, so that no training table can show them to a model.
+        Columns of unseen labels are left out, so that no training table can show them to a model. Derived labels
+        are never missing; a column that carries one is found like any other.
 
         Args:
             columns: Candidate label columns, in any order (leave id columns out).
@@ -252,7 +307,7 @@ class LabelSet:
                 raise InputError(f"{context}: columns {found[name]!r} and {column!r} both stand for label {name!r}")
             else:
                 found[name] = column
-        absent = [name for name in self.names if name not in found]
+        absent = [name for name in self.source_names if name not in found]
         if (missing == "error" and absent) or (unknown == "error" and strange):
             raise InputError(
                 f"{context} does not fit label set {self.name!r}; labels without a column: "
@@ -284,18 +339,19 @@ def _texts(value: Any, where: str) -> list[str]:
 
 def _label(entry: Any, origin: str) -> Label:
     """One entry of `labels:`: a name, or a mapping with the fields of :class:`Label`."""
-    fields = {"name": entry} if isinstance(entry, str) else entry
+    fields: Any = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
         raise InputError(f"{origin}: write a label as {{name: TEXT, ...}}, not {entry!r}")
     name = fields["name"]
-    extra = set(fields) - {"name", "prompts", "aliases", "unseen"}
+    extra = set(fields) - {"name", "prompts", "aliases", "unseen", "derived"}
     if extra:
         raise InputError(f"{origin}: label {name!r} has unknown keys {sorted(map(str, extra))}")
     unseen = fields.get("unseen", False)
     if not isinstance(unseen, bool):
         raise InputError(f"{origin}: `unseen:` of label {name!r} must be true or false, found {unseen!r}")
     prompts = _texts(fields.get("prompts") or [], f"{origin}: prompts of label {name!r}")
-    return Label(name, prompts, _lists(fields.get("aliases"), f"{origin}: aliases of label {name!r}"), unseen)
+    aliases = _lists(fields.get("aliases"), f"{origin}: aliases of label {name!r}")
+    return Label(name, prompts, aliases, unseen, fields.get("derived", ""))
 
 
 def find(path: str | Path) -> Path:

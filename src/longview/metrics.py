@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from longview.calibration import calibration_error
 from longview.ranking import LabelScores, per_label
 
 
@@ -50,13 +53,19 @@ class LongTailMetrics(Metric):
         super()._sync_dist(*args, **kwargs)
 
     def compute(self) -> dict[str, Any]:
-        """Fields of :class:`LabelScores` over all rows so far, of all processes, as plain data."""
+        """Fields of :class:`LabelScores`, and `ece`, over all rows so far, of all processes, as plain data."""
         if len(self.probabilities):
             probabilities, targets = dim_zero_cat(self.probabilities), dim_zero_cat(self.targets)
         else:
             probabilities = targets = torch.zeros(0, len(self.names))
-        return vars(per_label(probabilities.cpu().numpy(), targets.cpu().numpy(), self.names))
+        scores, truth = probabilities.cpu().numpy(), targets.cpu().numpy()
+        return {**vars(per_label(scores, truth, self.names)), "ece": calibration_error(scores, truth)}
 
     def scores(self) -> LabelScores:
         """Per-label counts, AUROC and AP over all rows so far, of all processes."""
-        return LabelScores(**self.compute())
+        return LabelScores(**{name: values for name, values in self.compute().items() if name != "ece"})
+
+    def calibration_error(self) -> npt.NDArray[np.float64]:
+        """Expected calibration error (L,) over all rows so far, of all processes; NaN where no row is known."""
+        error: npt.NDArray[np.float64] = self.compute()["ece"]
+        return error

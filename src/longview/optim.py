@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -193,3 +194,15 @@ class WarmupCosine(Schedule):
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
 
         return LambdaLR(optimizer, factor)
+
+
+def total_steps(trainer: pl.Trainer) -> float:
+    """Optimizer steps of a whole run; infinite where neither epochs nor steps are limited."""
+    data = getattr(trainer, "datamodule", None)
+    if data is None or not hasattr(data, "train_batches"):
+        return trainer.estimated_stepping_batches
+    batches, limit = data.train_batches(), trainer.limit_train_batches
+    batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    epochs = math.inf if trainer.max_epochs in {None, -1} else trainer.max_epochs
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
+    return min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps

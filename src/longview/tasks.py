@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
@@ -16,12 +17,13 @@ from torchmetrics import MeanMetric
 
 from longview import Batch, InputError, __version__
 from longview.checkpoints import CHECKPOINT_KEY, check_stage, labels_of, network_state, read_checkpoint, read_stage
+from longview.hierarchy import columns_of_edges, consistent
 from longview.labels import LabelSet, groups
 from longview.losses import Loss
 from longview.metrics import LongTailMetrics
 from longview.models.network import Network
-from longview.models.transfer import build_from, freeze, warn_of_random
-from longview.optim import Optimizer, Schedule
+from longview.models.transfer import build_from, check_frozen, freeze, warn_of_random
+from longview.optim import Optimizer, Schedule, total_steps
 from longview.ranking import LabelScores, summarise
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,9 @@ Stage = Literal["train", "val", "test"]
 class ClassificationTask(pl.LightningModule):
     """Multi-label classification of studies (or of single images, each its own study).
 
-    Logs `train/loss`, `train/lr` and, for val and test, `loss`, `map`, `auroc` and the mean AP of head, medium
-    and tail labels. Labels without positives or without negatives are left out of the means and named in the log.
+    Logs `train/loss`, `train/lr` and, for val and test, `loss`, `map`, `auroc`, `ece` (expected calibration error) and
+    the mean AP of head, medium and tail labels. Labels without positives or without negatives are left out of the
+    means and named in the log.
 
     Args:
         labels: The label set; its order is the order of the network's L logits.
@@ -43,6 +46,7 @@ class ClassificationTask(pl.LightningModule):
         schedule: Learning rate by step; None keeps it constant.
         image_size: Side of the square input in px; the data module's, by link.
         flip_tta: Predict with the mean of the probabilities of the image and its mirror image.
+        consistent: Predict no label above a parent of its in the label set's hierarchy: parents are raised to it.
         compile: Compile the network with `torch.compile`.
         pretrained: Checkpoint of another run (stage 1) whose weights the network starts from, as far as they match
             by name and shape, per-label ones by label name; optimizer, epoch and callbacks start afresh.
@@ -62,6 +66,7 @@ class ClassificationTask(pl.LightningModule):
         schedule: Schedule | None = None,
         image_size: int = 384,
         flip_tta: bool = False,
+        consistent: bool = False,
         compile: bool = False,  # noqa: A002 - the name that users of Lightning and timm look for
         pretrained: str | None = None,
         freeze: str | list[str] | None = None,
@@ -74,7 +79,7 @@ class ClassificationTask(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.image_size = image_size
-        self.flip_tta = flip_tta
+        self.flip_tta, self.consistent = flip_tta, consistent
         self.compile_network = compile
         self.pretrained = pretrained
         self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or [])
@@ -139,8 +144,11 @@ class ClassificationTask(pl.LightningModule):
         """Let the network make what it needs for labels that training never saw."""
         strange = self._untrained(self.asked)
         if strange and self.network.open_vocabulary:
-            # a trained label is the same one whatever another file calls it or says of it
-            known = [replace(label, name=self._trained_name(label.name) or label.name) for label in self.asked.labels]
+            # a trained label is the same one whatever another file calls it or says of it; no hierarchy is asked of it
+            known = [
+                replace(label, name=self._trained_name(label.name) or label.name, derived="")
+                for label in self.asked.labels
+            ]
             self.network.set_labels(LabelSet(self.asked.name, known))
             if self.global_rank == 0:
                 log.info("scored from their text, never trained: %s", ", ".join(strange))
@@ -154,7 +162,7 @@ class ClassificationTask(pl.LightningModule):
     def on_predict_end(self) -> None:
         """Score the trained labels again, as training and validation need it."""
         if self._untrained(self.asked) and self.network.open_vocabulary:
-            seen = [label for label in self.labels.labels if not label.unseen]
+            seen = [replace(label, derived="") for label in self.labels.labels if not label.unseen]
             self.network.set_labels(LabelSet(self.labels.name, seen))
 
     # ---- building ----------------------------------------------------------------------------------------------
@@ -181,8 +189,9 @@ class ClassificationTask(pl.LightningModule):
         if self._built:
             return
         self._built = True
-        data = getattr(self._trainer, "datamodule", None)
-        if data is not None and hasattr(data, "positives"):  # after its setup for training
+        data: Any = getattr(self._trainer, "datamodule", None)
+        counted = hasattr(data, "positives")  # after its setup for training
+        if counted:
             self.positives.copy_(torch.as_tensor(data.positives))
             self.observed.copy_(torch.as_tensor(data.observed))
         taken = self._build_network(weights)
@@ -191,7 +200,10 @@ class ClassificationTask(pl.LightningModule):
             warn_of_random(self.network, self.frozen, taken)
         self.train(self.training)
         self.network.set_counts(self.positives, self.observed)
+        self.loss.set_labels(self.labels)
         self.loss.set_counts(self.positives, self.observed)
+        if counted and hasattr(data, "targets"):
+            self.loss.set_targets(torch.as_tensor(data.targets))
         if self.compile_network:
             self.network.compile()
 
@@ -216,14 +228,8 @@ class ClassificationTask(pl.LightningModule):
         """
         if self.pretrained is not None:
             check_stage(self.pretrained)
-            return
-        encoder = getattr(self.network, "encoder", None)
-        for name in self.frozen:
-            if name.partition(".")[0] != "encoder" or not getattr(encoder, "pretrained", False):
-                raise InputError(
-                    f"model.freeze: {name} would keep random weights; start from trained ones with "
-                    f"--model.pretrained STAGE_1.ckpt, or do not freeze it (--model.freeze null)"
-                )
+        else:
+            check_frozen(self.network, self.frozen)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation; what is frozen is always in evaluation mode."""
@@ -237,20 +243,13 @@ class ClassificationTask(pl.LightningModule):
         optimizer = self.optimizer.build(self.network)
         if self.schedule is None:
             return optimizer
-        scheduler = self.schedule.build(optimizer, self.total_steps())
+        scheduler = self.schedule.build(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def total_steps(self) -> float:
-        """Optimizer steps of the whole run; infinite where neither epochs nor steps are limited."""
-        trainer = self.trainer
-        data = getattr(trainer, "datamodule", None)
-        if data is None or not hasattr(data, "train_batches"):
-            return trainer.estimated_stepping_batches
-        batches, limit = data.train_batches(), trainer.limit_train_batches
-        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
-        epochs = math.inf if trainer.max_epochs in {None, -1} else trainer.max_epochs
-        steps = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
-        return min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
+    def on_train_epoch_start(self) -> None:
+        """Tell the loss how far training is."""
+        epochs = self.trainer.max_epochs or -1
+        self.loss.set_progress(self.current_epoch / epochs if epochs > 0 else 0.0)
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
@@ -302,6 +301,9 @@ class ClassificationTask(pl.LightningModule):
             probabilities = (
                 probabilities if columns == list(range(probabilities.shape[1])) else probabilities[:, columns]
             )
+        if self.consistent:
+            names = self.predicted_names
+            probabilities = consistent(probabilities, columns_of_edges(self.asked.edges_among(names), names))
         return {"ids": batch["ids"], "probabilities": probabilities.cpu()}
 
     # ---- scores ------------------------------------------------------------------------------------------------
@@ -329,6 +331,9 @@ class ClassificationTask(pl.LightningModule):
         # a split in which no label can be ranked scores 0, so that whatever monitors the figure goes on
         values.setdefault(f"{stage}/map", 0.0)
         values.setdefault(f"{stage}/auroc", 0.0)
+        errors = self._metrics_of(stage).calibration_error()
+        if not np.isnan(errors).all():
+            values[f"{stage}/ece"] = float(np.nanmean(errors))
         values[f"{stage}/loss"] = float(self._loss_of(stage).compute())
         self.log_dict(values, prog_bar=False, rank_zero_only=False)
         self._metrics_of(stage).reset()

@@ -41,7 +41,7 @@ _BATCHES = {f"trainer.limit_{part}_batches" for part in ("train", "val", "test",
     "trainer.val_check_interval",
 }
 """Trainer options of which 1 is one batch, and 1.0 all of them."""
-_MONITORED = ("loss", "map", "auroc", "map_head", "map_medium", "map_tail")
+_MONITORED = ("loss", "map", "auroc", "ece", "map_head", "map_medium", "map_tail")
 
 
 class _Parser(OneLineErrors, LightningArgumentParser):
@@ -225,8 +225,10 @@ class LongviewCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         self.kept = self.own_callbacks()
         lasts = [callback for callback in self.kept if isinstance(callback, LastCheckpoint)]
-        others = [callback for callback in self.kept if callback not in lasts]
-        config["callbacks"] = [*_as_list(config.get("callbacks")), *others]
+        seeds = [callback for callback in self.kept if isinstance(callback, SeededSteps)]
+        others = [callback for callback in self.kept if callback not in [*lasts, *seeds]]
+        # a step is seeded before any other callback draws a number in it
+        config["callbacks"] = [*seeds, *_as_list(config.get("callbacks")), *others]
         # after the configured checkpoint: Lightning takes the first one for the best
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": lasts}
         if config.get("logger") in {None, True}:
@@ -347,6 +349,7 @@ def _quiet(verb: str) -> None:
         ".*in eval mode at the start of training.*",  # what `freeze` names; nothing else is
         '.*`.test\\(ckpt_path="best"\\)` is called with Trainer configured with multiple.*',  # the first is the best
         ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own folder
+        ".*You.re using the WeightAveraging callback with a model that overrides.*",  # no layer of ours is sharded
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 calls older names of torch
     ]
     if verb != "fit":  # the checkpoint's own best path and callbacks are its run's affair

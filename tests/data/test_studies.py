@@ -377,3 +377,35 @@ def test_ids_stay_text_with_leading_zeros():
     memory = full([("0001", "PA")])
     assert list(memory.manifest.table.columns[: len(ID_COLUMNS)]) == list(ID_COLUMNS)
     assert StudyDataset([memory], LABELS, level="study").key(0) == StudyKey("p0001", "0001", "")
+
+
+HIERARCHY = LabelSet(
+    "six",
+    [
+        Label("Edema"), Label("Mass"), Label("Hernia"), Label("Lung", derived="any"), Label("Any", derived="any"),
+        Label("Nothing", derived="none"),
+    ],
+    hierarchy={"Any": ["Lung", "Hernia"], "Lung": ["Edema", "Mass"]},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("carried", [{}, {"Lung": [1, 1, 1, 1], "Nothing": [0, 0, 1, 0]}])
+def test_a_store_of_the_plain_labels_serves_a_set_with_derived_ones(carried):
+    rows = [("a", "PA"), ("a", "lateral"), ("b", "PA"), ("c", "PA")]
+    memory = store(rows, Edema=[0, 1, 0, 0], Mass=[0, 0, 0, NAN], Hernia=[0, 0, 0, 1], **carried)
+    images = StudyDataset([memory], HIERARCHY)
+    np.testing.assert_array_equal(images.targets[:, 3:], [[0, 0, 1], [1, 1, 0], [0, 0, 1], [NAN, 1, 0]])
+    assert images.positives[3:].tolist() == [1, 2, 2]
+    assert images.observed[3:].tolist() == [3, 4, 4]
+    studies = StudyDataset([memory], HIERARCHY, level="study")
+    # an image without findings beside one that has one: nothing is found in the images, something in the study
+    np.testing.assert_array_equal(studies.targets[:, 3:], [[1, 1, 0], [0, 0, 1], [NAN, 1, 0]])
+
+
+def test_labels_that_derived_ones_follow_from_must_be_there():
+    memory = store([("a", "PA")], Edema=[1], Mass=[0], Any=[1])
+    with pytest.raises(InputError, match=r"no store has: Hernia; "):
+        StudyDataset([memory], HIERARCHY)
+    np.testing.assert_array_equal(
+        StudyDataset([memory], HIERARCHY, missing_labels="warn").targets[0, 2:], [NAN, 1, 1, 0]
+    )

@@ -19,6 +19,7 @@ from longview.data.images import Resize
 from longview.data.loader import film_loader, study_loader
 from longview.data.phantom_store import PhantomSpec, make_phantom
 from longview.data.sampler import OrderState, StudySampler, even_batch
+from longview.data.sampling import Sampling
 from longview.data.store import Store, partial_folder
 from longview.data.studies import ImageStore, Level, StudyDataset, check_apart
 from longview.data.transforms import Augment, Preprocessing
@@ -59,6 +60,7 @@ class StudyData(L.LightningDataModule):
             store (stores that differ are refused). Null: what the store says, else `image_size`, squashed.
         phantom: A phantom to make where the (one) store does not exist yet.
         skip_unreadable: Leave out plain images that cannot be read, with a warning, instead of stopping.
+        sampling: Show studies with rare labels more often in training; null: each study once per epoch.
 
     Raises:
         InputError: From `setup`, for stores that are missing, differ or lack labels or a split.
@@ -85,6 +87,7 @@ class StudyData(L.LightningDataModule):
         preprocessing: Preprocessing | None = None,
         phantom: PhantomSpec | None = None,
         skip_unreadable: bool = False,
+        sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -98,7 +101,7 @@ class StudyData(L.LightningDataModule):
                 raise InputError(f"data.{name} is {value}; it must be at least {least}")
         check_dropout(view_dropout)
         check_views(views)
-        self.view_dropout, self.views = view_dropout, views
+        self.view_dropout, self.views, self.sampling = view_dropout, views, sampling
         self.labels, self.level, self.image_size, self.max_views = labels, level, image_size, max_views
         self.batch_size, self.num_workers, self.augment, self.seed = batch_size, num_workers, augment, seed
         self.predict_split, self.phantom, self.skip_unreadable = predict_split, phantom, skip_unreadable
@@ -143,6 +146,8 @@ class StudyData(L.LightningDataModule):
             """(L,) sums of the known label values of the training part, each study counted once."""
             self.observed: npt.NDArray[np.float64] = self._datasets["train"].observed
             """(L,) numbers of training studies whose label is known."""
+            self.targets: npt.NDArray[np.float32] = self._datasets["train"].targets
+            """(S, L) label values of the training studies, NaN where unknown."""
         if stage == "validate" or (stage == "fit" and (self.trainer is None or self.trainer.limit_val_batches)):
             self._datasets["val"] = self._dataset(["val"])
         if stage == "test":
@@ -184,6 +189,9 @@ class StudyData(L.LightningDataModule):
             world=trainer.world_size if trainer else 1,
             seed=self.seed,
             place=self._place if trainer else None,
+            sampling=self.sampling,
+            targets=self._datasets["train"].targets,
+            epochs=trainer.max_epochs if trainer and (trainer.max_epochs or -1) > 0 else None,
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -327,6 +335,7 @@ def _compare_orders(before: OrderState, now: OrderState) -> None:
         ("seed", before["seed"], now["seed"]),
         ("studies", before["studies"], now["studies"]),
         ("global batch", before["global_batch"], now["global_batch"]),
+        ("sampling", before.get("sampling", "") or "off", now["sampling"] or "off"),
     ):
         if first != second:
             logger.warning(

@@ -12,12 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from longview import InputError
+from longview.data.derive import complete
 from longview.data.images import Resize
 from longview.data.manifest import Manifest
 from longview.data.packing import Job, Outcome, pack_files
@@ -113,7 +113,7 @@ def prepare(
     check_division(val_fraction, test_fraction, seed)
     label_set = None if labels is None else LabelSet.load(labels)
     given = {"uncertain": uncertain, "unknown": unknown, "task": task, "development": development}
-    manifest = open_source(source, root, label_set, table=table, columns=columns, **given).read()
+    manifest = complete(open_source(source, root, label_set, table=table, columns=columns, **given).read(), label_set)
     options: dict[str, Any] = {"source": source, "labels": None if labels is None else str(labels)}
     options |= {name: value for name, value in given.items() if value is not None}
     division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
@@ -375,8 +375,8 @@ def _stopped(partial: PartialStore, reason: str) -> str:
 def _describe(manifest: Manifest, root: Path, output: Path, needed: int) -> None:
     """Print what a dry run found: rows per split and view, common labels, bytes to read and to write."""
     console, data = Console(), manifest.table
-    sizes = _file_sizes(root, _sample(data["path"]))
     looked = min(len(data), _STATTED)
+    sizes = _file_sizes(root, data["path"].sample(looked, random_state=0))
     to_read = int(sum(sizes) / looked * len(data))
     how = "all files" if looked == len(data) else f"from the sizes of {looked}"
     existing = existing_folder(output)
@@ -394,7 +394,3 @@ def _describe(manifest: Manifest, root: Path, output: Path, needed: int) -> None
     free = human_bytes(shutil.disk_usage(existing).free)
     table.add_row("store", Text(f"{human_bytes(needed)}; {free} free at {existing}"))
     console.print(table)
-
-
-def _sample(paths: pd.Series[str]) -> pd.Series[str]:
-    return paths if len(paths) <= _STATTED else paths.sample(_STATTED, random_state=0)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch.utils.data import DistributedSampler
 
 from longview import InputError
+from longview.data.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class OrderState(TypedDict):
     seed: int
     studies: int
     global_batch: int
+    sampling: str
 
 
 class StudySampler(DistributedSampler[Draw]):
@@ -44,9 +46,9 @@ class StudySampler(DistributedSampler[Draw]):
     *Training* (`shuffle`): store `s` gives `round(passes[s] * sizes[s])` draws to each epoch: with 1 each of
     its studies once, with 0.5 a random half (another half each epoch), with 2 each twice; the epoch's length
     is their sum. Draws repeat a study only where `passes` is above 1, and as evenly as can be. All draws are
-    permuted together. The last global batch is dropped where it is not full, so that all processes have
-    equally many full batches; an epoch smaller than one global batch is one batch of `draws // world` per
-    process.
+    permuted together, or `sampling` draws as many among them. The last global batch is dropped where it is not
+    full, so that all processes have equally many full batches; an epoch smaller than one global batch is one
+    batch of `draws // world` per process.
 
     *Evaluation*: the processes divide all studies, in order, into contiguous parts whose sizes differ by at
     most one; nothing is repeated or dropped, and a part may be empty.
@@ -63,10 +65,13 @@ class StudySampler(DistributedSampler[Draw]):
         shuffle: True for training, False for evaluation.
         place: Asked at the start of each iteration for the epoch and the number of batches of it that this process
             is to skip; None: the epoch that was set, from its beginning.
+        sampling: Shows rare labels more often, in training; None: the draws as they are.
+        targets: (n, L) of all studies, for `sampling`.
+        epochs: Epochs of the whole run, for a sampling that starts late; None where their number is not limited.
 
     Raises:
-        InputError: For a batch size or seed out of range, for `passes` that are not positive, or for fewer
-            draws per epoch than processes in training.
+        InputError: For a batch size or seed out of range, for `passes` that are not positive, for fewer draws per
+            epoch than processes in training, or for a sampling that starts late in a run without end.
     """
 
     def __init__(
@@ -80,6 +85,9 @@ class StudySampler(DistributedSampler[Draw]):
         seed: int = 0,
         shuffle: bool = True,
         place: Callable[[], tuple[int, int]] | None = None,
+        sampling: Sampling | None = None,
+        targets: npt.NDArray[np.float32] | None = None,
+        epochs: int | None = None,
     ) -> None:
         # DistributedSampler.__init__ is left out on purpose: it pads, and asks for a process group
         if batch_size < 1:
@@ -95,6 +103,12 @@ class StudySampler(DistributedSampler[Draw]):
             [round(share * size) for share, size in zip(passes, sizes, strict=True)] if shuffle else self.sizes
         )
         self.place = place
+        self.sampling, self.targets, self.epochs = sampling, targets, epochs
+        if sampling is not None and sampling.start and epochs is None:
+            raise InputError(
+                f"data.sampling: {type(sampling).__name__} starts after {sampling.start:g} of the epochs, and their "
+                f"number is not limited; set trainer.max_epochs, or start: 0"
+            )
         self._skip = 0  # draws of this process that were seen before a resume in this epoch
         if shuffle and sum(self._quotas) < world:
             raise InputError(f"an epoch of {sum(self._quotas)} studies is too small for {world} processes")
@@ -136,6 +150,7 @@ class StudySampler(DistributedSampler[Draw]):
             seed=self.seed,
             studies=self.studies,
             global_batch=self.batch_size * self.num_replicas,
+            sampling="" if self.sampling is None else f"{type(self.sampling).__name__}{vars(self.sampling)}",
         )
 
     def _part(self) -> tuple[int, int]:
@@ -165,8 +180,12 @@ class StudySampler(DistributedSampler[Draw]):
             if rest:
                 chosen.append(first + rng.choice(size, rest, replace=False))
             first += size
-        order: npt.NDArray[np.int64] = rng.permutation(np.concatenate(chosen))
-        return order
+        drawn: npt.NDArray[np.int64] = np.concatenate(chosen)
+        if self.sampling is not None and self.epoch >= self.sampling.start * (self.epochs or 0):
+            assert self.targets is not None
+            order: npt.NDArray[np.int64] = drawn[self.sampling.draw(self.targets[drawn], rng)]
+            return order
+        return rng.permutation(drawn)
 
 
 def even_batch(studies: int, batch_size: int, world: int) -> int:

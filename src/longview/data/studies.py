@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import Dataset
 
 from longview import VIEWS, Batch, InputError, StudyKey
+from longview.data.derive import derive, label_values
 from longview.data.features import FeatureFile
 from longview.data.manifest import Manifest
 from longview.data.sampler import Draw
@@ -55,8 +56,8 @@ class StudyDataset(Dataset[Batch]):
 
     Labels are aligned by name or alias, whatever the order of a store's columns; what a store does not know
     is NaN. The images of a study share its labels: where they disagree (among known values) the largest one
-    counts, and a warning says in how many studies. Studies keep the order in which the manifests first name
-    them.
+    counts, and a warning says in how many studies. Derived labels follow from what the study then has, whether a
+    store carries them or not. Studies keep the order in which the manifests first name them.
 
     A study with more views than `max_views` shows, in evaluation, one image of each view type in the order of
     :data:`~longview.VIEWS`, then a second one of each, and so on, by image id; in training, a random choice.
@@ -118,8 +119,7 @@ class StudyDataset(Dataset[Batch]):
         columns = [_columns(store.manifest, labels) for store in stores]
         _check_labels(columns, self.stores, labels, missing_labels)
         parts = [
-            _index(store, found, labels.names, split, level, views)
-            for store, found in zip(stores, columns, strict=True)
+            _index(store, found, labels, split, level, views) for store, found in zip(stores, columns, strict=True)
         ]
         self.sizes = [len(part.targets) for part in parts]
         """Number of studies of each store."""
@@ -293,10 +293,10 @@ def _check_labels(
     labels: LabelSet,
     missing: Literal["error", "warn", "ignore"],
 ) -> None:
-    absent = [name for name in labels.names if not any(name in found for found in columns)]
+    absent = [name for name in labels.source_names if not any(name in found for found in columns)]
     if not absent or missing == "ignore":
         return
-    if missing == "warn" and len(absent) < len(labels.names):
+    if missing == "warn" and len(absent) < len(labels.source_names):
         logger.warning("No store has the labels %s; they are left out.", ", ".join(absent))
         return
     sides = "; ".join(f"{store.path} has {', '.join(store.manifest.labels) or 'no labels'}" for store in stores)
@@ -319,7 +319,7 @@ def _no_images(stores: Sequence[ImageStore], split: Collection[str] | None) -> s
 def _index(
     store: ImageStore,
     columns: dict[str, str],
-    names: Sequence[str],
+    labels: LabelSet,
     split: Collection[str] | None,
     level: Level,
     types: Sequence[View] | None,
@@ -330,15 +330,14 @@ def _index(
     rows = np.arange(len(table)) if split is None else np.flatnonzero(table["split"].isin(list(split)).to_numpy())
     table = table.iloc[rows]
     views = np.asarray(pd.Categorical(table["view"], categories=list(VIEWS)).codes, np.int64)
-    known = [name for name in names if name in columns]
-    values = np.full((len(rows), len(names)), np.nan, np.float32)
-    values[:, [names.index(name) for name in known]] = manifest.targets([columns[name] for name in known])[rows]
+    values = label_values(manifest, labels, columns)[rows]
     ids = [table[name].to_numpy(str) for name in StudyKey._fields]
     study = pd.factorize(table["study_id"])[0].astype(np.int64)  # numbered in the order of first appearance
     stays = np.ones(len(rows), bool) if types is None else of_types(study, views, types, store.path)
     if level == "image" or not len(rows):
+        values = derive(values, labels)[stays]
         return _Part(
-            rows[stays], views[stays], np.ones(stays.sum(), np.int64), values[stays], [column[stays] for column in ids]
+            rows[stays], views[stays], np.ones(stays.sum(), np.int64), values, [column[stays] for column in ids]
         )
     order = viewing_order(study, views, ids[2])
     rows, views, values, study = rows[order], views[order], values[order], study[order]
@@ -355,7 +354,8 @@ def _index(
         )
     keys = [ids[0][order][starts], ids[1][order][starts], np.full(len(counts), "")]
     stays = stays[order]
-    return _Part(rows[stays], views[stays], np.bincount(study[stays]), largest, keys)
+    # of the study's own labels: an image that shows nothing may stand beside one that does
+    return _Part(rows[stays], views[stays], np.bincount(study[stays]), derive(largest, labels), keys)
 
 
 def check_apart(stores: Sequence[ImageStore]) -> None:

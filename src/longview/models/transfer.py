@@ -188,6 +188,21 @@ def freeze(network: Network, names: Sequence[str]) -> None:
         raise InputError(f"model.freeze: nothing is left to train with {', '.join(names)} frozen; leave something out")
 
 
+def check_frozen(network: Network, frozen: Sequence[str]) -> None:
+    """Find out, before a network is built, whether what is to be frozen would have more than random weights.
+
+    Raises:
+        InputError: Where it would not.
+    """
+    encoder = getattr(network, "encoder", None)
+    for name in frozen:
+        if name.partition(".")[0] != "encoder" or not getattr(encoder, "pretrained", False):
+            raise InputError(
+                f"model.freeze: {name} would keep random weights; start from trained ones with "
+                f"--model.pretrained STAGE_1.ckpt, or do not freeze it (--model.freeze null)"
+            )
+
+
 def warn_of_random(network: Network, names: Sequence[str], taken: Collection[str]) -> None:
     """Warn of frozen parameters that were never trained.
 

@@ -121,7 +121,7 @@ def _without(labels: LabelSet, derived: dict[str, list[str]]) -> LabelSet:
     Raises:
         InputError: Where none of the seen labels is left.
     """
-    plain = [label for label in labels.labels if label.name not in derived]
+    plain = [label for label in labels.labels if label.name not in derived and not label.derived]
     if all(label.unseen for label in plain):
         raise InputError(
             f"label set {labels.name!r}: every seen label has aliases for 'phantom'; leave at least one without, for "
