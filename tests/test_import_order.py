@@ -129,6 +129,11 @@ ALLOWED = {
         "longview.tasks",
         "longview.labels",
     ],
+    "longview.tune_space": [],
+    "longview.tune_study": ["longview.outputs"],
+    "longview.tune_report": ["longview.outputs", "longview.tune_study"],
+    "longview.tune_trial": ["longview.callbacks", "longview.training", "longview.tune_study"],
+    "longview.tune": ["longview.tune_space", "longview.tune_study", "longview.tune_trial", "longview.tune_report"],
     "longview.cli": ["longview"],  # all of it; nothing imports the command line
 }
 
@@ -144,6 +149,8 @@ TORCH_FREE = [
     "longview.predictions",
     "longview.evaluate",
     "longview.submission",
+    "longview.tune",
+    "longview.tune_space",
     "longview.data.prepare",
     "longview.data.phantom",
     "longview.data.transforms",

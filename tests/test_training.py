@@ -561,3 +561,13 @@ def test_prediction_of_an_unknown_kind_of_path_is_an_input_error(run_folder):
 
     with pytest.raises(InputError, match=r"no\.ckpt does not exist"):
         with_checkpoint(["predict", "--ckpt_path", "no.ckpt"])
+
+
+def test_tensorboard_shows_a_runs_settings_beside_its_best_validation(run_folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run_folder)).Reload()
+    figures = pd.read_csv(run_folder / "metrics.csv")
+    assert board.Scalars("best/map")[-1].value == pytest.approx(figures["val/map"].max(), abs=1e-6)
+    settings = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"model.init_args.optimizer.init_args.lr" in settings and b"seed_everything" in settings

@@ -92,6 +92,11 @@ class ResultTable(Callback):
             for command in (f"test --ckpt_path {best}", f"predict --ckpt_path {best} --output predictions.parquet"):
                 console.print(f"Next: uv run main.py {command}", soft_wrap=True, markup=False)
 
+    @property
+    def best(self) -> float:
+        """The best validation's mean AP so far; NaN without any."""
+        return float("nan") if self._best is None else self._best[0]
+
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the test's scores."""
         if isinstance(pl_module, ClassificationTask):
@@ -190,6 +195,27 @@ class TensorBoardReport(Callback):
         pictures = draw_images(batch, probabilities, pl_module.labels.names, self.images, self.top)
         for board in boards:
             board.experiment.add_figure("val/images", pictures, trainer.global_step)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the run's settings and its best validation among TensorBoard's HParams."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+        best = [callback.best for callback in callbacks if isinstance(callback, ResultTable)]
+        if not trainer.is_global_zero or not isinstance(pl_module, ClassificationTask) or not best or np.isnan(best[0]):
+            return
+        for board in trainer.loggers:
+            if isinstance(board, TensorBoardLogger):
+                board.log_hyperparams(_flat(pl_module.run_config), {"best/map": best[0]})
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The numbers, texts and switches of a configuration, by dotted key; lists (labels among them) are left out."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float, str)):
+            found[prefix + key] = value
+    return found
 
 
 def draw_bars(names: list[str], scores: LabelScores) -> Any:

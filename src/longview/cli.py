@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ TOOLS: dict[str, tuple[str, str]] = {
         "longview.submission.submit",
         "write a challenge's CSV and zip from predictions and its sample file",
     ),
+    "tune": ("longview.tune.tune", "search for better settings of an experiment: short runs of fit, by Optuna"),
 }
 """Name -> (dotted function, one line for `--help`)."""
 
@@ -43,6 +45,12 @@ VERBS: dict[str, str] = {
     "predict": "write probabilities by id, from a store or straight from image files",
 }
 """LightningCLI's verbs."""
+
+FIT_OPTIONS = {
+    "c", "config", "trainer", "model", "data", "checkpoint", "name", "seed_everything", "test_after_fit",
+    "save_minutes", "feature_cache", "ckpt_path", "weights_only",
+}  # fmt: skip
+"""Options of `fit` without a dot, which a tool that runs `fit` hands on."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -151,8 +159,12 @@ def _run_tool(name: str, arguments: list[str]) -> None:
 def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]:
     """Arguments in the form that jsonargparse reads: `--dry-run` means `--dry_run true`.
 
-    Hyphens in an option's name become underscores, and a yes-or-no option that stands alone is switched on.
+    Hyphens in an option's name become underscores, and a yes-or-no option that stands alone is switched on. A tool
+    with an argument `fit` takes options of `fit` too, which go there as they are.
     """
+    if "fit" in inspect.signature(function).parameters:
+        arguments, passed = _apart(function, arguments)
+        arguments = [*arguments, "--fit", json.dumps(passed)] if passed else arguments
     switches = {
         f"--{name}"
         for name, known in inspect.signature(function).parameters.items()
@@ -170,6 +182,21 @@ def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]
         if option in switches and not equals and follower.startswith("-"):
             words.append("true")
     return words
+
+
+def _apart(function: Callable[..., None], arguments: list[str]) -> tuple[list[str], list[str]]:
+    """A tool's own options with their values, and those of `fit`: whatever has a dot, or comes behind `--`."""
+    own: list[str] = []
+    passed: list[str] = []
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words = own
+    for word in arguments[:end]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("--") or word in {"-c", "-h"}:
+            is_fit = "." in name or name in FIT_OPTIONS
+            words = passed if is_fit and name not in inspect.signature(function).parameters else own
+        words.append(word)
+    return own, passed + arguments[end + 1 :]
 
 
 def _run_training(arguments: list[str]) -> LongviewCLI:

@@ -231,8 +231,11 @@ class LongviewCLI(LightningCLI):
         config["callbacks"] = [*seeds, *_as_list(config.get("callbacks")), *others]
         # after the configured checkpoint: Lightning takes the first one for the best
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": lasts}
-        if config.get("logger") in {None, True}:
-            config["logger"] = self.own_loggers(config["default_root_dir"]) if self.subcommand == "fit" else False
+        given = config.get("logger")
+        others = [] if given in (None, True, False) else _as_list(given)
+        # behind our own, the first of which names the run's folder
+        own = self.own_loggers(config["default_root_dir"]) if self.subcommand == "fit" and given is not False else []
+        config["logger"] = [*own, *others] or False
         return super().instantiate_trainer(**kwargs)
 
     def own_callbacks(self) -> list[Callback]:
@@ -316,15 +319,30 @@ def parse(arguments: list[str]) -> Any:
     return _build(_ParseOnly, with_whole_labels(arguments)).config
 
 
-def run(arguments: list[str]) -> LongviewCLI:
+def describe(arguments: list[str]) -> dict[str, Any]:
+    """The whole configuration of a command as plain data, as its YAML file would have it."""
+    _quiet(arguments[0])
+    cli = _build(_ParseOnly, with_whole_labels(arguments))
+    with warnings.catch_warnings():  # the older name of skip_unset, which Lightning's parser still takes
+        warnings.filterwarnings("ignore", message=r"\s*skip_none parameter was deprecated")
+        text = cli.parser.dump(cli.config, skip_link_targets=True, skip_none=False, skip_validation=True, format="yaml")
+    config: dict[str, Any] = yaml.safe_load(text)[arguments[0]]
+    return {key: value for key, value in config.items() if key != "config"}
+
+
+def run(arguments: list[str], cli: type[LongviewCLI] = LongviewCLI) -> LongviewCLI:
     """Build the command line for a Lightning verb and run it.
+
+    Args:
+        arguments: The verb and its options.
+        cli: What to build.
 
     Raises:
         InputError: For whatever the user can mend.
     """
     _quiet(arguments[0])
     try:
-        return _build(LongviewCLI, with_checkpoint(with_whole_labels(arguments)))
+        return _build(cli, with_checkpoint(with_whole_labels(arguments)))
     except MisconfigurationException as error:
         remedy = "; to run on the CPU add --config configs/overlay/cpu.yaml" if "backend found" in str(error) else ""
         raise InputError(" ".join(str(error).split()).rstrip("!.") + remedy) from error
