@@ -60,15 +60,16 @@ def test_the_tree_is_true():
     assert tree, "the README shows the tree in a text block that starts with longview/"
     stack, missing, seen = [], [], set()
     for line in tree.group(1).splitlines()[1:]:
-        entry = re.match(r"^([│├└─ ]*)([\w.\-/]+)", line)
+        entry = re.match(r"^([│├└─ ]*)([\w.\-/]+(?:, [\w.\-/]+)*)", line)
         if not entry:
             continue
         depth = len(entry.group(1)) // 4
-        stack = [*stack[: depth - 1], entry.group(2).rstrip("/")]
-        path = ROOT.joinpath(*stack)
-        seen.add(path)
-        if not path.exists():
-            missing.append(str(path.relative_to(ROOT)))
+        for name in entry.group(2).split(", "):
+            stack = [*stack[: depth - 1], name.rstrip("/")]
+            path = ROOT.joinpath(*stack)
+            seen.add(path)
+            if not path.exists():
+                missing.append(str(path.relative_to(ROOT)))
     assert missing == []
     modules = {
         path for path in (ROOT / "src" / "longview").iterdir() if path.name not in {"__pycache__", "__init__.py"}

@@ -155,7 +155,7 @@ def test_the_loss_is_told_labels_counts_targets_and_in_each_epoch_how_far_traini
     loss = Noting()
     trainer(tmp_path, max_epochs=4, enable_checkpointing=False).fit(make_task(loss=loss), datamodule=Counting())
     counts = ([1.0, 2.0, 3.0], [4.0, 4.0, 4.0])
-    assert loss.told == [LABELS.names, counts, torch.float32, 0.0, 0.25, 0.5, 0.75]
+    assert loss.told == [LABELS.names, counts, torch.float32, 0.0, 1 / 3, 2 / 3, 1.0]
 
 
 def test_a_compiled_network_keeps_its_keys_and_its_figures(monkeypatch):

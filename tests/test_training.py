@@ -295,6 +295,16 @@ def test_a_run_with_rebalanced_studies_mixed_films_and_averaged_weights_resumes_
         torch.testing.assert_close(network_state(ends[1])[name], value, rtol=1e-5, atol=1e-7)
 
 
+def test_the_best_averaged_weights_are_what_is_tested_after_training(store, tmp_path):
+    folder = fit(store, tmp_path, *overlays("ema"), "--trainer.max_epochs=2", "--test_after_fit=true")
+    after = pd.read_csv(folder / "metrics.csv")["test/loss"].dropna().item()
+    main(["test", f"--ckpt_path={folder}/checkpoints/best.ckpt", "--trainer.enable_progress_bar=false",
+          "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+          f"--trainer.logger.save_dir={tmp_path}/t"])  # fmt: skip
+    (found,) = (tmp_path / "t").rglob("metrics.csv")
+    assert pd.read_csv(found)["test/loss"].item() == pytest.approx(after, rel=1e-5)
+
+
 def test_averaged_weights_are_validated_kept_and_predict(store, tmp_path, capsys):
     folder = fit(store, tmp_path, *overlays("ema"), "--trainer.max_epochs=2", "--model.optimizer.lr=3e-3")
     checkpoint = read_checkpoint(folder / "checkpoints/last.ckpt")
@@ -408,6 +418,11 @@ def test_another_network_s_checkpoint_to_go_on_from_is_told_of_pretrained(run_fo
         (["--feature_cache=cache"], "--feature_cache needs a frozen encoder"),
         (["--feature_cache=cache", "--model.freeze=encoder", "--model.pretrained={best}"], "data.augment to null"),
         (["--model.pretrained={folder}"], "is a folder; give the file"),
+        (["--trainer.strategy=ddp_fork", "--trainer.devices=2"], "use ddp"),
+        ([*overlays("early_stopping"), "--trainer.callbacks.monitor=val/mpa"], "monitor is 'val/mpa'; there are val/"),
+        (overlays("mixup", "cutmix"), "would mix each batch twice"),
+        ([*overlays("sampling_deferred"), "--trainer.max_epochs=-1"], "set trainer.max_epochs, or start: 0"),
+        (["--model.loss=longview.losses.HierarchicalLoss", "--model.loss.base=longview.losses.BCE"], "no hierarchy"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused_before_its_folder_is_made(

@@ -19,8 +19,8 @@ class Mixing(Callback):
     Mixup (Zhang et al. 2018, arXiv 1710.09412): `x = a x_1 + (1 - a) x_2`, a drawn from Beta(alpha, alpha). CutMix (Yun
     et al. 2019, arXiv 1905.04899): a rectangle with `1 - a` of the area of `x_1` is that of `x_2`. In both
     `y = a y_1 + (1 - a) y_2`, a soft target; unknown where either study's is. `a` is a study's own, the same for all
-    of its views. A view is mixed with the partner's view of its own type, else with that at the same place. Films
-    stay uint8, rounded.
+    of its views; chance may make a study its own partner. A view is mixed with the partner's view of its own type,
+    else with that at the same place. Films stay uint8, rounded.
 
     Only training is mixed. The training loss is then one of mixed targets, and no longer comparable with the
     validation's.

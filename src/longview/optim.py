@@ -206,3 +206,8 @@ def total_steps(trainer: pl.Trainer) -> float:
     epochs = math.inf if trainer.max_epochs in {None, -1} else trainer.max_epochs
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
     return min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
+
+
+def progress(epoch: int, epochs: int | None) -> float:
+    """How far training is in this epoch: 0 in the first, 1 in the last one; NaN where their number is not limited."""
+    return epoch / max(epochs - 1, 1) if epochs is not None and epochs > 0 else math.nan

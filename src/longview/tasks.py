@@ -23,7 +23,7 @@ from longview.losses import Loss
 from longview.metrics import LongTailMetrics
 from longview.models.network import Network
 from longview.models.transfer import build_from, check_frozen, freeze, warn_of_random
-from longview.optim import Optimizer, Schedule, total_steps
+from longview.optim import Optimizer, Schedule, progress, total_steps
 from longview.ranking import LabelScores, summarise
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class ClassificationTask(pl.LightningModule):
         schedule: Learning rate by step; None keeps it constant.
         image_size: Side of the square input in px; the data module's, by link.
         flip_tta: Predict with the mean of the probabilities of the image and its mirror image.
-        consistent: Predict no label above a parent of its in the label set's hierarchy: parents are raised to it.
+        consistent: Predict no label above its parent, which is raised to it (hierarchy of the labels asked, or trained)
         compile: Compile the network with `torch.compile`.
         pretrained: Checkpoint of another run (stage 1) whose weights the network starts from, as far as they match
             by name and shape, per-label ones by label name; optimizer, epoch and callbacks start afresh.
@@ -144,10 +144,10 @@ class ClassificationTask(pl.LightningModule):
         """Let the network make what it needs for labels that training never saw."""
         strange = self._untrained(self.asked)
         if strange and self.network.open_vocabulary:
-            # a trained label is the same one whatever another file calls it or says of it; no hierarchy is asked of it
+            # a trained label is the same one whatever another file calls it or says of it
+            names = [self._trained_name(label.name) or label.name for label in self.asked.labels]
             known = [
-                replace(label, name=self._trained_name(label.name) or label.name, derived="")
-                for label in self.asked.labels
+                replace(label, name=name, derived="") for label, name in zip(self.asked.labels, names, strict=True)
             ]
             self.network.set_labels(LabelSet(self.asked.name, known))
             if self.global_rank == 0:
@@ -248,8 +248,7 @@ class ClassificationTask(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tell the loss how far training is."""
-        epochs = self.trainer.max_epochs or -1
-        self.loss.set_progress(self.current_epoch / epochs if epochs > 0 else 0.0)
+        self.loss.set_progress(progress(self.current_epoch, self.trainer.max_epochs))
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
@@ -303,7 +302,8 @@ class ClassificationTask(pl.LightningModule):
             )
         if self.consistent:
             names = self.predicted_names
-            probabilities = consistent(probabilities, columns_of_edges(self.asked.edges_among(names), names))
+            labels = self.asked if self.asked.hierarchy else self.labels
+            probabilities = consistent(probabilities, columns_of_edges(labels.edges_among(names), names))
         return {"ids": batch["ids"], "probabilities": probabilities.cpu()}
 
     # ---- scores ------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from longview.feature_cache import FeatureCache, check_unchanging
 from longview.labels import LabelSet
 from longview.parsers import OneLineErrors
 from longview.tasks import ClassificationTask
+from longview.together import check_callbacks, forget_averages
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,9 @@ class LongviewCLI(LightningCLI):
         known = [f"val/{name}" for name in _MONITORED] + ["train/loss"]
         if monitor is not None and monitor not in known:
             raise InputError(f"checkpoint.monitor is {monitor!r}; there are {', '.join(known)}")
+        check_callbacks(self.trainer, known, self._get(self.config, "feature_cache") is not None)
+        self.model.loss.set_labels(self.model.labels)
+        self.datamodule.check_sampling(self.trainer.max_epochs)
         path = self._get(self.config, "ckpt_path")
         if path is None:
             self.model.check_pretrained()
@@ -189,6 +193,7 @@ class LongviewCLI(LightningCLI):
                 "nothing was left to train: the checkpoint is at the end of its %s epochs; raise trainer.max_epochs",
                 self.trainer.max_epochs,
             )
+        forget_averages(self.trainer)
         if self._get(self.config_init, "test_after_fit"):
             # a debugging run (fast_dev_run) keeps no checkpoint: it tests the weights it has
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")

@@ -96,12 +96,14 @@ def test_learning_an_unknown_label_never_turns_a_hard_value_round(values, known)
     np.testing.assert_array_equal(after[hard], before[hard])
 
 
-def test_the_derived_value_wins_over_the_table_unless_it_follows_from_nothing():
+def test_the_derived_value_wins_over_the_table_unless_it_is_unknown():
     unknown = dict.fromkeys(["A", "B"], NAN)
     values = rows({"Group": 1}, {"Group": 0, "A": 1}, {"Group": 1, **unknown}, {"Group": 1, "A": NAN})
     found = derive(values, SMALL)
-    np.testing.assert_array_equal(column(found, "Group"), [0, 1, 1, NAN])
+    np.testing.assert_array_equal(column(found, "Group"), [0, 1, 1, 1])
     assert column(found, "Top")[2] == 1  # and what is above follows
+    below = derive(rows({"Group": 0, "A": 0.4, "B": NAN}), SMALL)  # the table's is below a child
+    assert np.isnan(column(below, "Group")[0])
 
 
 def test_contradictions_are_counted_with_their_first_rows_and_nothing_is_changed():

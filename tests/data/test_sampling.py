@@ -50,7 +50,7 @@ def test_an_epoch_keeps_its_length_whatever_the_labels(kind, studies, labels, se
 
 def test_every_label_with_positives_gets_its_turns_within_5_percent():
     targets = long_tail()
-    order, turns = ClassAware().turns(targets, generator())
+    order, turns = ClassAware().turns(membership(targets), generator())
     member = membership(targets)
     with_positives = [0, 1, 2, 3, 5]  # the last: studies without any positive label; label 4 has none
     counts = np.bincount(turns, minlength=6)
@@ -62,7 +62,7 @@ def test_every_label_with_positives_gets_its_turns_within_5_percent():
 @given(studies=st.integers(20, 200), seed=st.integers(0, 99), start=st.integers(0, 5))
 @few
 def test_any_stretch_of_an_epoch_gives_labels_equally_many_turns(studies, seed, start):
-    _, turns = ClassAware().turns(long_tail(studies, seed), generator(seed))
+    _, turns = ClassAware().turns(membership(long_tail(studies, seed)), generator(seed))
     labels = len(set(turns))
     whole = studies // labels
     first = min(start, whole - 1) * labels
@@ -73,7 +73,7 @@ def test_any_stretch_of_an_epoch_gives_labels_equally_many_turns(studies, seed, 
 
 def test_a_label_shows_each_of_its_studies_before_any_comes_again():
     targets = long_tail()
-    order, turns = ClassAware().turns(targets, generator())
+    order, turns = ClassAware().turns(membership(targets), generator())
     for label in set(turns.tolist()):
         drawn = order[turns == label]
         mine = np.flatnonzero(membership(targets)[:, label])
@@ -118,6 +118,36 @@ def test_studies_are_drawn_as_often_as_they_are_due_rounded_up_or_down(kind):
     due = weights.max(axis=1) / weights.max(axis=1).sum() * len(targets)
     drawn = np.bincount(kind().draw(targets, generator()), minlength=len(targets))
     assert (np.abs(drawn - due) < 1).all()
+
+
+@EACH
+def test_studies_of_which_nothing_is_known_are_not_drawn(kind):
+    targets = long_tail()
+    targets[[0, 7]] = np.nan
+    assert not np.isin(kind().draw(targets, generator()), [0, 7]).any()
+    order = kind().draw(np.full((9, 2), np.nan, np.float32), generator())  # unless there is nothing else
+    assert sorted(order.tolist()) == list(range(9))
+
+
+@EACH
+def test_studies_positive_for_nothing_may_be_left_out(kind):
+    targets = long_tail()
+    none = np.flatnonzero(~(targets >= 0.5).any(axis=1))
+    assert np.isin(kind().draw(targets, generator()), none).any()
+    assert not np.isin(kind(negatives=False).draw(targets, generator()), none).any()
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 4, 10, 25])
+@pytest.mark.parametrize("start", [0.0, 0.28, 0.8, 0.99])
+def test_a_late_start_comes_and_together_with_a_deferred_loss(start, epochs):
+    from longview.losses import BCE, Deferred, Focal
+    from longview.optim import progress
+
+    loss = Deferred(BCE(), Focal(), start)
+    for epoch in range(epochs):
+        loss.set_progress(progress(epoch, epochs))
+        assert bool(loss.changed) == ClassAware(start).begun(epoch, epochs)
+    assert loss.changed
 
 
 @EACH
@@ -184,6 +214,8 @@ def test_the_state_tells_samplings_apart():
     targets = long_tail(50)
     states = {sampler(targets, kind=kind, start=start).state()["sampling"] for kind in KINDS for start in (0.0, 0.5)}
     assert len(states) == 6
+    ends = {sampler(targets, start=0.5, epochs=epochs).state()["sampling"] for epochs in (4, 6)}
+    assert len(ends) == 2
     assert StudySampler([50]).state()["sampling"] == ""
 
 

@@ -155,7 +155,7 @@ def test_weights_travel_in_the_state_into_a_loss_that_knows_its_labels():
     fresh = built(weights="data")
     fresh.load_state_dict(trained.state_dict())
     torch.testing.assert_close(fresh.edge_weights, trained.edge_weights)
-    assert copy.deepcopy(trained).parent_columns.tolist() == [2, 1]
+    assert copy.deepcopy(trained).parent_columns == [2, 1]
 
 
 class Recorder(Loss):

@@ -36,9 +36,14 @@ class TestLabelSmoothing:
         assert LabelSmoothing(Focal(), 0.0)(LOGITS, UNKNOWN) == Focal()(LOGITS, UNKNOWN)
 
     def test_unknown_labels_do_not_become_half_positives_of_their_study(self):
-        loss = LabelSmoothing(DistributionBalanced(), 0.2)
+        loss = LabelSmoothing(BCE(), 0.2)
         known = torch.tensor([[1.0, 0.0, float("nan")]])
-        torch.testing.assert_close(loss(LOGITS[:1], known), DistributionBalanced()(LOGITS[:1], known * 0.8 + 0.1))
+        torch.testing.assert_close(loss(LOGITS[:1], known), BCE()(LOGITS[:1], known * 0.8 + 0.1))
+
+    @pytest.mark.parametrize("held", [DistributionBalanced(), Deferred(BCE(), DistributionBalanced())])
+    def test_refuses_a_loss_that_weighs_cells_by_their_targets(self, held):
+        with pytest.raises(InputError, match="leave out one of them"):
+            LabelSmoothing(held)
 
     def test_keeps_what_the_held_loss_adds_to_its_mean(self):
         assert LabelSmoothing(Rowwise())(LOGITS, TARGET) == 7
@@ -59,6 +64,11 @@ class TestDeferred:
             assert loss(LOGITS, UNKNOWN) == expected(LOGITS, UNKNOWN)
             cells = expected.elementwise(LOGITS, TARGET)
             assert loss.elementwise(LOGITS, TARGET).equal(cells)
+
+    def test_refuses_a_training_without_end(self):
+        with pytest.raises(InputError, match=r"start is 0\.8 of the epochs.*trainer\.max_epochs"):
+            Deferred(BCE(), Focal()).set_progress(float("nan"))
+        Deferred(BCE(), Focal(), 0).set_progress(float("nan"))
 
     def test_starts_over_with_the_first_in_another_run(self):
         loss = Deferred(BCE(), Focal(), 0.5)

@@ -166,6 +166,11 @@ class StudyData(L.LightningDataModule):
             return Preprocessing(self.image_size)
         return Preprocessing(min(info.size for info in infos), cast("Resize", infos[0].resize))
 
+    def check_sampling(self, epochs: int | None) -> None:
+        """Find a sampling that could not say when it starts, before anything is made of the run."""
+        if self.sampling is not None:
+            self.sampling.check(epochs if epochs is not None and epochs > 0 else None)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """All training studies in random order, or the rest of an epoch after a resume."""
         sampler = self._train_sampler()

@@ -50,7 +50,7 @@ def derive(values: npt.NDArray[np.floating[Any]], labels: LabelSet) -> FloatArra
 
     `any`: 1 where a child is 1, else NaN where a child is NaN, else the highest child. `none`: 0 where one of the
     set's labels that are not derived is 1, else NaN where one is NaN, else 1 less the highest. The derived value wins
-    over one that the table carries; only where all that it would follow from is unknown does the table's stand.
+    over one that the table carries; where it is unknown, the table's stands, unless it is below a known child's.
 
     Args:
         values: (n, L) values of `labels.names`, NaN where unknown or without a column.
@@ -64,10 +64,12 @@ def derive(values: npt.NDArray[np.floating[Any]], labels: LabelSet) -> FloatArra
     kinds = {labels.names.index(label.name): label.derived for label in labels.labels if label.derived}
     sources = [labels.names.index(name) for name in labels.source_names]
     for column in [column for column, kind in kinds.items() if kind == "none"]:  # nothing stands below these: first
-        result[:, column] = _follow(result[:, column], result[:, sources], 1 - _any(result[:, sources]))
+        result[:, column] = _follow(result[:, column], 1 - _any(result[:, sources]))
     for column, children in below.items():
         if kinds.get(column) == "any":
-            result[:, column] = _follow(result[:, column], result[:, children], _any(result[:, children]))
+            known = np.fmax.reduce(result[:, children], axis=1)  # NaN where all are
+            carried = np.where(result[:, column] < known, np.float32("nan"), result[:, column])
+            result[:, column] = _follow(carried, _any(result[:, children]))
     return result
 
 
@@ -77,9 +79,9 @@ def _any(values: FloatArray) -> FloatArray:
     return result
 
 
-def _follow(carried: FloatArray, causes: FloatArray, derived: FloatArray) -> FloatArray:
-    """(n,): the derived value, but the carried one where all (n, k) causes are unknown."""
-    return np.where(np.isnan(causes).all(axis=1), carried, derived)
+def _follow(carried: FloatArray, derived: FloatArray) -> FloatArray:
+    """(n,): the derived value, but the carried one where it is unknown."""
+    return np.where(np.isnan(derived), carried, derived)
 
 
 def contradictions(values: npt.NDArray[np.floating[Any]], labels: LabelSet, ids: npt.ArrayLike) -> list[Contradiction]:

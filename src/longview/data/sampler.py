@@ -104,11 +104,8 @@ class StudySampler(DistributedSampler[Draw]):
         )
         self.place = place
         self.sampling, self.targets, self.epochs = sampling, targets, epochs
-        if sampling is not None and sampling.start and epochs is None:
-            raise InputError(
-                f"data.sampling: {type(sampling).__name__} starts after {sampling.start:g} of the epochs, and their "
-                f"number is not limited; set trainer.max_epochs, or start: 0"
-            )
+        if sampling is not None:
+            sampling.check(epochs)
         self._skip = 0  # draws of this process that were seen before a resume in this epoch
         if shuffle and sum(self._quotas) < world:
             raise InputError(f"an epoch of {sum(self._quotas)} studies is too small for {world} processes")
@@ -150,8 +147,14 @@ class StudySampler(DistributedSampler[Draw]):
             seed=self.seed,
             studies=self.studies,
             global_batch=self.batch_size * self.num_replicas,
-            sampling="" if self.sampling is None else f"{type(self.sampling).__name__}{vars(self.sampling)}",
+            sampling=self._sampling(),
         )
+
+    def _sampling(self) -> str:
+        if self.sampling is None:
+            return ""
+        late = f" of {self.epochs} epochs" if self.sampling.start else ""
+        return f"{type(self.sampling).__name__}{vars(self.sampling)}{late}"
 
     def _part(self) -> tuple[int, int]:
         total = self.studies
@@ -181,7 +184,7 @@ class StudySampler(DistributedSampler[Draw]):
                 chosen.append(first + rng.choice(size, rest, replace=False))
             first += size
         drawn: npt.NDArray[np.int64] = np.concatenate(chosen)
-        if self.sampling is not None and self.epoch >= self.sampling.start * (self.epochs or 0):
+        if self.sampling is not None and self.sampling.begun(self.epoch, self.epochs):
             assert self.targets is not None
             order: npt.NDArray[np.int64] = drawn[self.sampling.draw(self.targets[drawn], rng)]
             return order

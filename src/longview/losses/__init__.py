@@ -1,7 +1,8 @@
 """Losses for labels that are rare, soft or unknown.
 
 timm's two-way and ZLPR losses are left out: a log-sum-exp ties all labels of a study, so they have no loss of a cell
-that could be masked where a label is unknown, and their logits are not those of probabilities.
+that could be masked where a label is unknown, and their logits are not those of probabilities. None optimises AUC or AP
+directly: LibAUC, the kept library for that, brings 30 packages and a second OpenCV.
 """
 
 from longview.losses.asymmetric import ASL, RAL

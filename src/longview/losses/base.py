@@ -22,8 +22,8 @@ class Loss(nn.Module, ABC):
     Tensors that a subclass needs belong into buffers, so that they move with the module and into its
     checkpoint. Under DDP each process averages over its own known cells.
 
-    Losses held by a loss are told what it is told; a subclass that overrides one of the `set_` methods and holds
-    losses calls `super()`'s.
+    Losses that are attributes of a loss are told what it is told; a subclass that overrides one of the `set_`
+    methods and holds losses calls `super()`'s.
     """
 
     def _held(self) -> Iterator[Loss]:
@@ -69,7 +69,7 @@ class Loss(nn.Module, ABC):
         """Learn how far training is; called when an epoch begins.
 
         Args:
-            progress: Share of the epochs that are over, from 0 to below 1; 0 where their number is not limited.
+            progress: 0 in the first epoch, 1 in the last; NaN where their number is not limited.
         """
         for loss in self._held():
             loss.set_progress(progress)

@@ -34,7 +34,7 @@ class HierarchicalLoss(Loss):
     Weights of edges are 1, or from the training part, by the same paper's data-driven penalties,
     `w_pc = 1 - (N(p = 0, c = 1) + e) / (N(p = 0) + 2 e)`, e = 1e-6: small where the source's own labels often have the
     child without the parent. N counts the studies that know both; a soft value counts as what it is nearer to. Edges
-    below a derived parent weigh 1, which is closed by construction.
+    below a derived parent weigh 1: it is closed by construction, and the counts say nothing of it.
 
     Consistency needs no label, so an edge counts in each row with any known target, whether or not its own two are
     known. A row without any costs nothing, as in every loss.
@@ -49,8 +49,6 @@ class HierarchicalLoss(Loss):
         InputError: For a penalty below 0; from `set_labels`, for labels without a hierarchy.
     """
 
-    parent_columns: Tensor
-    child_columns: Tensor
     edge_weights: Tensor
 
     def __init__(self, base: Loss, penalty: float = 1.0, form: Form = "hinge", weights: Weights = "fixed") -> None:
@@ -58,8 +56,10 @@ class HierarchicalLoss(Loss):
         if not penalty >= 0:
             raise InputError(f"HierarchicalLoss: penalty must be at least 0, found {penalty}")
         self.base, self.penalty, self.form, self.weights = base, penalty, form, weights
-        self.register_buffer("parent_columns", torch.empty(0, dtype=torch.int64), persistent=False)
-        self.register_buffer("child_columns", torch.empty(0, dtype=torch.int64), persistent=False)
+        # lists, no buffers: a moving average of weights and buffers would average column numbers
+        self.parent_columns: list[int] = []
+        self.child_columns: list[int] = []
+        self.derived_parents: list[bool] = []
         self.register_buffer("edge_weights", torch.empty(0))
 
     def set_labels(self, labels: LabelSet) -> None:
@@ -76,21 +76,21 @@ class HierarchicalLoss(Loss):
                 f"`hierarchy: {{PARENT: [CHILD, ...]}}` to its file, or train on a set that has one, such as "
                 f"chexpert_hierarchical, or with the base loss alone"
             )
-        device = self.edge_weights.device
-        self.parent_columns, self.child_columns = torch.tensor(edges, device=device).T.contiguous()
-        self.edge_weights = torch.ones(len(edges), device=device)
+        self.parent_columns, self.child_columns = [parent for parent, _ in edges], [child for _, child in edges]
+        derived = {label.name for label in labels.labels if label.derived}
+        self.derived_parents = [labels.names[parent] in derived for parent in self.parent_columns]
+        self.edge_weights = torch.ones(len(edges), device=self.edge_weights.device)
 
     def set_targets(self, targets: Tensor) -> None:
         """Weigh the edges by the training part's targets (S, L), where `weights` is `data`."""
         super().set_targets(targets)
         if self.weights == "data":
-            parent, child = (
-                targets[:, self.parent_columns.cpu()],
-                targets[:, self.child_columns.cpu()],
-            )  # (S, E); NaN is neither
+            parent, child = targets[:, self.parent_columns], targets[:, self.child_columns]  # (S, E); NaN is neither
             without = (parent < 0.5) & ~child.isnan()
             broken = (without & (child > 0.5)).sum(0).double()
-            self.edge_weights.copy_(1 - (broken + _EPSILON) / (without.sum(0).double() + 2 * _EPSILON))
+            weights = 1 - (broken + _EPSILON) / (without.sum(0).double() + 2 * _EPSILON)
+            weights[self.derived_parents] = 1.0
+            self.edge_weights.copy_(weights)
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
         """The base loss of each cell (B, L); the penalty is of pairs, not of cells."""

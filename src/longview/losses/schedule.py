@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from longview import InputError
 from longview.losses.base import Loss
 
+TOLERANCE = 1e-9  # shares of epochs are not exact
+
 
 class Deferred(Loss):
     """One loss first, another for the last epochs: deferred re-weighting (DRW, Cao et al. 2019, arXiv 1906.07413).
 
     Features are learnt under the first, the decision under the second, re-balanced one. The change holds in
-    validation, too, so `val/loss` jumps there: monitor `val/map`. It needs a limited number of epochs
-    (`trainer.max_epochs`); without, the first loss stays. Checkpoints carry which loss is on.
+    validation, too, so `val/loss` jumps there: monitor `val/map`. Checkpoints carry which loss is on.
 
     Args:
         first: The loss of the epochs up to `start`.
         then: The loss from there on.
-        start: Share of the epochs after which `then` takes over, in [0, 1]; 0.8 is 160 of 200, as in the paper.
+        start: Share of training after which `then` takes over, in [0, 1]; 0.8 is 160 of 200 epochs, as in the paper, 1
+            the last epoch alone.
 
     Raises:
-        InputError: For a start outside this range.
+        InputError: For a start outside this range, and when training begins without a limited number of epochs.
     """
 
     changed: Tensor
@@ -41,7 +45,12 @@ class Deferred(Loss):
     def set_progress(self, progress: float) -> None:
         """Change over once this share of the epochs is done."""
         super().set_progress(progress)
-        self.changed.fill_(float(progress >= self.start))
+        if self.start and math.isnan(progress):
+            raise InputError(
+                f"Deferred: start is {self.start:g} of the epochs, and their number is not limited; set "
+                f"trainer.max_epochs"
+            )
+        self.changed.fill_(float(not self.start or progress >= self.start - TOLERANCE))
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss that is on, of each cell (B, L)."""

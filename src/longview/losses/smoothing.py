@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from longview import InputError
+from longview.losses.balanced import DistributionBalanced
 from longview.losses.base import Loss
 
 
@@ -19,13 +20,18 @@ class LabelSmoothing(Loss):
         epsilon: In [0, 1); 0 smooths nothing.
 
     Raises:
-        InputError: For an epsilon outside this range.
+        InputError: For an epsilon outside this range, or a loss that weighs cells by their targets.
     """
 
     def __init__(self, loss: Loss, epsilon: float = 0.1) -> None:
         super().__init__()
         if not 0 <= epsilon < 1:
             raise InputError(f"LabelSmoothing: epsilon must be in [0, 1), found {epsilon}")
+        if epsilon and any(isinstance(held, DistributionBalanced) for held in loss.modules()):
+            raise InputError(
+                "LabelSmoothing: DistributionBalanced weighs a cell by its study's labels, which smoothing would make "
+                "all alike; leave out one of them"
+            )
         self.loss = loss
         self.epsilon = epsilon
 

@@ -188,7 +188,7 @@ class TextQueries(LabelQueries):
             InputError: Where a label needs a text encoder that is absent, or is not the one of the training.
         """
         prompts = _ordered(labels)
-        known = {tuple(row): place for place, row in reversed(list(enumerate(self.prompt_hashes.tolist())))}
+        known = {tuple(row): place for place, row in reversed(list(enumerate(self.prompt_hashes.round().tolist())))}
         wanted = dict(zip(prompts, map(tuple, _hashes(prompts).tolist()), strict=True))
         trained = {name: place for place, name in enumerate(self.names)}
         new = {name: prompts[name] for name, key in wanted.items() if name not in trained and key not in known}
@@ -260,8 +260,8 @@ def _warn_alike(prompts: dict[str, list[str]]) -> None:
 def _hashes(prompts: dict[str, list[str]]) -> Tensor:
     """A hash per label's prompts: (n, 8) float32, one byte per number.
 
-    Bytes as floats survive what a network's buffers go through: half precision holds 0 to 255 exactly, and an
-    exponential moving average of equal floats is that float, while that of a large integer is not.
+    Bytes as floats survive what a network's buffers go through: half precision holds 0 to 255 exactly, and a moving
+    average of equal ones rounds to them, while that of a large integer does not.
     """
     digests = [hashlib.blake2b(json.dumps(texts).encode(), digest_size=8).digest() for texts in prompts.values()]
     return torch.tensor([list(digest) for digest in digests], dtype=torch.float32)
