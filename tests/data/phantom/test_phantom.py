@@ -16,7 +16,7 @@ import pytest
 from longview import InputError
 from longview.data import phantom as phantom_module
 from longview.data.phantom import phantom
-from longview.data.phantom.layouts import part_of
+from longview.data.phantom.layouts.base import part_of
 from longview.data.sources import open_source
 from longview.labels import LabelSet
 
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         if len(done) > 3:
             raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(drawing, "_write_image", fail)
+    monkeypatch.setattr(drawing, "_write", fail)
     with pytest.raises(OSError, match=r"No space left.*nothing of it was kept") as caught:
         phantom("nih", tmp_path / "p", studies=9, size=32)
     assert caught.value.filename == str(tmp_path / "p")

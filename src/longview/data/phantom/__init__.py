@@ -16,13 +16,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from longview import InputError, __version__
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["phantom"]
+
+LayoutName = Literal["nih", "cxr-lt-2024"]
+"""Data sets in whose layout a phantom can be drawn: the keys of `layouts.LAYOUTS`, here without loading OpenCV."""
 
 _FORMAT = 1  # raised when the same settings come to mean other pixels
 _INFO = "phantom.json"
@@ -31,7 +34,7 @@ _TILE = 192  # pixels per film on the contact sheet; a small one where the phant
 
 
 def phantom(
-    layout: Literal["nih", "cxr-lt-2024"],
+    layout: LayoutName,
     output: Path,
     studies: int = 2000,
     size: int = 128,
@@ -79,8 +82,8 @@ def phantom(
 
 
 def _check(layout: str, studies: int, size: int, seed: int, workers: int | None) -> None:
-    if layout not in {"nih", "cxr-lt-2024"}:
-        raise InputError(f"layout is {layout!r}; give nih or cxr-lt-2024")
+    if layout not in get_args(LayoutName):
+        raise InputError(f"layout is {layout!r}; give {', '.join(get_args(LayoutName))}")
     if studies < 1:
         raise InputError(f"studies is {studies}; give at least 1")
     if not _SIZES[0] <= size <= _SIZES[1]:
@@ -164,7 +167,8 @@ def _draw(
     # imported here so that `phantom --help` does not load OpenCV
     from longview.data.phantom.drawing import draw_images
     from longview.data.phantom.findings import LABELS
-    from longview.data.phantom.layouts import LAYOUTS, Drawn, part_of, write_boxes
+    from longview.data.phantom.layouts import LAYOUTS
+    from longview.data.phantom.layouts.base import Drawn, part_of, write_boxes
     from longview.data.phantom.sheet import write_contact_sheet
 
     images: list[Drawn] = []

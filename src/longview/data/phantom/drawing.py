@@ -11,15 +11,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from longview.data.phantom.layouts import LAYOUTS, Drawn
+from longview.data.phantom.layouts import LAYOUTS
+from longview.data.phantom.layouts.base import Drawn
 from longview.data.phantom.population import plan_patient, study_counts
 from longview.data.phantom.study import draw_study, study_labels
 
 _CHUNK = 40  # patients that a process draws at a time: about a second
 _PER_WORKER = 300  # studies below which one more process costs more time than it saves
-_JPEG_QUALITY = 95  # MIMIC-CXR-JPG's
 
 
 @dataclass(frozen=True)
@@ -81,18 +80,14 @@ def _draw_chunk(chunk: _Chunk) -> list[Drawn]:
             labels = frozenset(study_labels(views))
             for index, view in enumerate(views):
                 place = layout.place(plan, index, before + plan.number)
-                _write_image(chunk.root / place.path, view.image)
+                _write(chunk.root / place.path, layout.encode(view.image))
                 result.append(Drawn(place, patient, plan.number, view.view, plan.age, plan.female, labels, view.boxes))
     return result
 
 
-def _write_image(file: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write a grey PNG or JPEG, by the name's ending."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if file.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    done, encoded = cv2.imencode(file.suffix, image, options)
-    assert done
+def _write(file: Path, encoded: bytes) -> None:
     try:
-        file.write_bytes(encoded.tobytes())
+        file.write_bytes(encoded)
     except FileNotFoundError:  # the first image of its folder
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encoded.tobytes())
+        file.write_bytes(encoded)

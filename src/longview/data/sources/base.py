@@ -29,6 +29,14 @@ _FRONTAL = {
 }
 
 
+CODES = {"present": 1, "absent": 0, "uncertain": -1, "blank": -2, "not in source": -3}
+"""What a source may say of a label: `blank` is a label of the source that a report does not mention."""
+
+BOX_COLUMNS = ("image_id", "label", "x", "y", "width", "height", "frame_width", "frame_height", "reader")
+"""A box: its label under the source's own name, left, top and size in pixels of a frame (NaN: that of the image file),
+and who drew it ("" where that is not told)."""
+
+
 class Source(ABC):
     """A raw data set on disk that can be read into a manifest.
 
@@ -54,6 +62,11 @@ class Source(ABC):
         self._labels = labels
         self.report: dict[str, list[str]] = {}
         """After :meth:`read`: what was left out or is worth knowing -> the ids, paths or names concerned."""
+        self.codes: pd.DataFrame | None = None
+        """What the source's tables say, before any policy: int8 values of :data:`CODES`, a row per row of the manifest
+        and a column per label. :meth:`rows` sets it, by its own index, where blank and uncertain are not the same."""
+        self.boxes: pd.DataFrame | None = None
+        """Boxes of findings, where the source has any: the columns of :data:`BOX_COLUMNS`. :meth:`rows` sets it."""
 
     @property
     def labels(self) -> LabelSet | None:
@@ -96,7 +109,13 @@ class Source(ABC):
             )
         self.report = {}
         table, origin = self.rows()
-        table = table[self._present(table["path"], origin)]
+        there = self._present(table["path"], origin)
+        table = table[there]
+        if self.codes is not None:
+            self.codes = self.codes[there].reset_index(drop=True)
+        if self.boxes is not None:
+            kept = self.boxes["image_id"].isin(table["image_id"])
+            self.boxes = self.boxes.loc[kept, list(BOX_COLUMNS)].reset_index(drop=True)
         ids = table.reindex(columns=[column for column in ID_COLUMNS if column != "source"]).astype("str")
         ids.insert(0, "source", pd.Series(self.name, index=table.index, dtype="str"))
         rest = table.drop(columns=ids.columns, errors="ignore")

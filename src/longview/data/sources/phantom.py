@@ -15,9 +15,6 @@ from longview.labels import LabelSet
 
 _INFO = "phantom.json"  # marks a folder that `main.py phantom` has finished
 _BOXES = "boxes.csv"
-LAYOUTS = ("nih", "cxr-lt-2024")
-"""Sources whose layout a phantom may have."""
-
 SIDES = ("left", "right")
 """Sides of the patient; the left one is at the right of a frontal film."""
 
@@ -86,6 +83,8 @@ class Phantom(Source):
         return table[[*(column for column in table.columns if column not in order), *order]], origin
 
     def _layout(self) -> str:
+        from longview.data.sources import SOURCES  # the package's table holds this module
+
         info = self.root / _INFO
         if not info.is_file():
             raise InputError(f"{self.root} is no phantom: it lacks {_INFO}. Draw one with main.py phantom --output DIR")
@@ -93,8 +92,8 @@ class Phantom(Source):
             layout = json.loads(info.read_text(encoding="utf-8"))["settings"]["layout"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{info} is damaged ({error!r}); draw the phantom again") from error
-        if layout not in LAYOUTS:
-            raise InputError(f"{info}: layout is {layout!r}, not {' or '.join(LAYOUTS)}; draw the phantom again")
+        if layout not in SOURCES:
+            raise InputError(f"{info}: layout is {layout!r}, which no source reads; draw the phantom again")
         return str(layout)
 
     def _boxes(self) -> pd.DataFrame:
