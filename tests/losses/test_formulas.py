@@ -9,7 +9,20 @@ from hypothesis.extra import numpy as arrays
 from timm.loss import AsymmetricLossMultiLabel
 
 from longview import InputError
-from longview.losses import ASL, BCE, LDAM, RAL, ClassBalanced, DistributionBalanced, Focal, Poly, WeightedBCE
+from longview.losses import (
+    ASL,
+    BCE,
+    LDAM,
+    RAL,
+    ClassBalanced,
+    DistributionBalanced,
+    Focal,
+    HierarchicalLoss,
+    Poly,
+    WeightedBCE,
+)
+
+INF = float("inf")
 
 LOGITS = arrays.arrays(np.float32, (4, 3), elements=st.floats(-30, 30, width=32))
 TARGETS = arrays.arrays(np.float32, (4, 3), elements=st.sampled_from([0.0, 1.0, 0.25, 0.9, float("nan")]))
@@ -238,26 +251,38 @@ def test_a_study_weighs_by_its_rarest_known_positive():
     ("build", "message"),
     [
         (lambda: WeightedBCE("inverse"), "WeightedBCE: weights must be one of exp, frequency, found 'inverse'"),
-        (lambda: Focal(-1), "Focal: gamma must be at least 0, found -1"),
+        (lambda: Focal(-1), "Focal: gamma must be at least 0, and finite, found -1"),
         (lambda: Focal(float("nan")), "Focal: gamma"),
         (lambda: Focal(alpha=1.5), "Focal: alpha must be in"),
-        (lambda: Poly(-2), "Poly: epsilon must be at least -1, found -2"),
-        (lambda: Poly(1, 0.5), "Poly: gamma must be 0 or at least 1, found 0.5"),
+        (lambda: Poly(-2), "Poly: epsilon must be at least -1, and finite, found -2"),
+        (lambda: Poly(1, 0.5), "Poly: gamma must be 0 or at least 1, and finite, found 0.5"),
         (lambda: ClassBalanced(1.0), "ClassBalanced: beta must be in"),
         (lambda: ClassBalanced(0.9, -1), "ClassBalanced: gamma must be at least 0"),
-        (lambda: ASL(gamma_neg=0.5), "ASL: gamma_neg must be 0 or at least 1, found 0.5"),
-        (lambda: ASL(gamma_pos=-1), "ASL: gamma_pos must be 0 or at least 1, found -1"),
+        (lambda: ASL(gamma_neg=0.5), "ASL: gamma_neg must be 0 or at least 1, and finite, found 0.5"),
+        (lambda: ASL(gamma_pos=-1), "ASL: gamma_pos must be 0 or at least 1, and finite, found -1"),
         (lambda: ASL(clip=1.0), "ASL: clip must be in"),
         (lambda: ASL(clip=-0.1), "ASL: clip must be in"),
         (lambda: RAL(gamma_neg=0.5), "RAL: gamma_neg must be 0"),
-        (lambda: RAL(hill=0.5), "RAL: hill must be at least 1, found 0.5"),
-        (lambda: RAL(epsilon_pos=2), "RAL: epsilon_pos must be at most 1, found 2"),
-        (lambda: RAL(epsilon_neg=0.1), "RAL: epsilon_neg must be at most 0, found 0.1"),
+        (lambda: RAL(hill=0.5), "RAL: hill must be at least 1, and finite, found 0.5"),
+        (lambda: RAL(epsilon_pos=2), "RAL: epsilon_pos must be at most 1, and finite, found 2"),
+        (lambda: RAL(epsilon_neg=0.1), "RAL: epsilon_neg must be at most 0, and finite, found 0.1"),
         (lambda: DistributionBalanced(alpha=-0.1), "DistributionBalanced: alpha must be at least 0"),
         (lambda: DistributionBalanced(scale=0), "DistributionBalanced: scale must be above 0"),
         (lambda: DistributionBalanced(gamma=0.5), "DistributionBalanced: gamma must be 0 or at least 1"),
         (lambda: LDAM(-0.1), "LDAM: max_margin must be at least 0"),
         (lambda: LDAM(0.5, 0), "LDAM: scale must be above 0"),
+        (lambda: Focal(INF), "Focal: gamma must be at least 0, and finite, found inf"),
+        (lambda: ClassBalanced(0.9, INF), "ClassBalanced: gamma must be .* finite"),
+        (lambda: Poly(INF), "Poly: epsilon must be .* finite"),
+        (lambda: Poly(1, INF), "Poly: gamma must be .* finite"),
+        (lambda: ASL(gamma_neg=INF), "ASL: gamma_neg must be .* finite"),
+        (lambda: RAL(hill=INF), "RAL: hill must be .* finite"),
+        (lambda: RAL(epsilon_pos2=-INF), "RAL: epsilon_pos2 must be .* finite"),
+        (lambda: DistributionBalanced(beta=INF), "DistributionBalanced: beta must be .* finite"),
+        (lambda: DistributionBalanced(mu=float("nan")), "DistributionBalanced: mu must be finite, found nan"),
+        (lambda: LDAM(INF), "LDAM: max_margin must be .* finite"),
+        (lambda: LDAM(0.5, INF), "LDAM: scale must be .* finite"),
+        (lambda: HierarchicalLoss(BCE(), INF), "HierarchicalLoss: penalty must be .* finite"),
         (lambda: LDAM(beta=1), "LDAM: beta must be in"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,8 +15,8 @@ from longview.losses.counts import exponential_weights
 
 def _check(loss: str, gamma_neg: float, gamma_pos: float, clip: float) -> None:
     for name, gamma in (("gamma_neg", gamma_neg), ("gamma_pos", gamma_pos)):
-        if not (gamma == 0 or gamma >= 1):
-            raise InputError(f"{loss}: {name} must be 0 or at least 1, found {gamma}")
+        if not (gamma == 0 or 1 <= gamma < math.inf):
+            raise InputError(f"{loss}: {name} must be 0 or at least 1, and finite, found {gamma}")
     if not 0 <= clip < 1:
         raise InputError(f"{loss}: clip must be in [0, 1), found {clip}")
 
@@ -118,12 +120,14 @@ class RAL(Loss):
     ) -> None:
         super().__init__()
         _check("RAL", gamma_neg, gamma_pos, clip)
-        if not hill >= 1:
-            raise InputError(f"RAL: hill must be at least 1, found {hill}")
+        if not 1 <= hill < math.inf:
+            raise InputError(f"RAL: hill must be at least 1, and finite, found {hill}")
         limits = (("epsilon_pos", epsilon_pos, 1), ("epsilon_pos2", epsilon_pos2, 1), ("epsilon_neg", epsilon_neg, 0))
         for name, epsilon, limit in limits:
-            if not epsilon <= limit:
-                raise InputError(f"RAL: {name} must be at most {limit}, found {epsilon}; above, mistakes are rewarded")
+            if not -math.inf < epsilon <= limit:
+                raise InputError(
+                    f"RAL: {name} must be at most {limit}, and finite, found {epsilon}; above, mistakes are rewarded"
+                )
         self.gamma_neg = gamma_neg
         self.gamma_pos = gamma_pos
         self.clip = clip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from timm.loss.distribution_balanced_loss import DistributionBalancedLoss
 from torch import Tensor
@@ -36,8 +38,8 @@ class ClassBalanced(Loss):
         super().__init__()
         if not 0 <= beta < 1:
             raise InputError(f"ClassBalanced: beta must be in [0, 1), found {beta}")
-        if not gamma >= 0:
-            raise InputError(f"ClassBalanced: gamma must be at least 0, found {gamma}")
+        if not 0 <= gamma < math.inf:
+            raise InputError(f"ClassBalanced: gamma must be at least 0, and finite, found {gamma}")
         self.beta = beta
         self.gamma = gamma
         self.register_buffer("weight", torch.ones(()))
@@ -89,13 +91,15 @@ class DistributionBalanced(Loss):
     ) -> None:
         super().__init__()
         for name, value in (("alpha", alpha), ("beta", beta), ("bias", bias)):
-            if not value >= 0:
-                raise InputError(f"DistributionBalanced: {name} must be at least 0, found {value}")
+            if not 0 <= value < math.inf:
+                raise InputError(f"DistributionBalanced: {name} must be at least 0, and finite, found {value}")
         for name, value in (("scale", scale), ("focal_scale", focal_scale)):
-            if not value > 0:
-                raise InputError(f"DistributionBalanced: {name} must be above 0, found {value}")
-        if not (gamma == 0 or gamma >= 1):
-            raise InputError(f"DistributionBalanced: gamma must be 0 or at least 1, found {gamma}")
+            if not 0 < value < math.inf:
+                raise InputError(f"DistributionBalanced: {name} must be above 0, and finite, found {value}")
+        if not (gamma == 0 or 1 <= gamma < math.inf):
+            raise InputError(f"DistributionBalanced: gamma must be 0 or at least 1, and finite, found {gamma}")
+        if not math.isfinite(mu):
+            raise InputError(f"DistributionBalanced: mu must be finite, found {mu}")
         self.scale = scale
         self.bias = bias
         # one label, of two studies one positive: weights and biases that broadcast, until the counts are known

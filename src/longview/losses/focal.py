@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from timm.loss.poly_loss import PolyBinaryCrossEntropy
 from torch import Tensor
 from torch.nn import functional
@@ -40,8 +42,8 @@ class Focal(Loss):
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None) -> None:
         super().__init__()
-        if not gamma >= 0:
-            raise InputError(f"Focal: gamma must be at least 0, found {gamma}")
+        if not 0 <= gamma < math.inf:
+            raise InputError(f"Focal: gamma must be at least 0, and finite, found {gamma}")
         if alpha is not None and not 0 <= alpha <= 1:
             raise InputError(f"Focal: alpha must be in [0, 1] or null, found {alpha}")
         self.gamma = gamma
@@ -73,10 +75,10 @@ class Poly(Loss):
 
     def __init__(self, epsilon: float = 1.0, gamma: float = 0.0) -> None:
         super().__init__()
-        if not epsilon >= -1:
-            raise InputError(f"Poly: epsilon must be at least -1, found {epsilon}")
-        if not (gamma == 0 or gamma >= 1):
-            raise InputError(f"Poly: gamma must be 0 or at least 1, found {gamma}")
+        if not -1 <= epsilon < math.inf:
+            raise InputError(f"Poly: epsilon must be at least -1, and finite, found {epsilon}")
+        if not (gamma == 0 or 1 <= gamma < math.inf):
+            raise InputError(f"Poly: gamma must be 0 or at least 1, and finite, found {gamma}")
         self.cells = PolyBinaryCrossEntropy(epsilon, gamma, reduction="none")
 
     def elementwise(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -53,8 +54,8 @@ class HierarchicalLoss(Loss):
 
     def __init__(self, base: Loss, penalty: float = 1.0, form: Form = "hinge", weights: Weights = "fixed") -> None:
         super().__init__()
-        if not penalty >= 0:
-            raise InputError(f"HierarchicalLoss: penalty must be at least 0, found {penalty}")
+        if not 0 <= penalty < math.inf:
+            raise InputError(f"HierarchicalLoss: penalty must be at least 0, and finite, found {penalty}")
         self.base, self.penalty, self.form, self.weights = base, penalty, form, weights
         # lists, no buffers: a moving average of weights and buffers would average column numbers
         self.parent_columns: list[int] = []

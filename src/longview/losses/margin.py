@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,10 +38,10 @@ class LDAM(Loss):
 
     def __init__(self, max_margin: float = 0.5, scale: float = 1.0, beta: float = 0.0) -> None:
         super().__init__()
-        if not max_margin >= 0:
-            raise InputError(f"LDAM: max_margin must be at least 0, found {max_margin}")
-        if not scale > 0:
-            raise InputError(f"LDAM: scale must be above 0, found {scale}")
+        if not 0 <= max_margin < math.inf:
+            raise InputError(f"LDAM: max_margin must be at least 0, and finite, found {max_margin}")
+        if not 0 < scale < math.inf:
+            raise InputError(f"LDAM: scale must be above 0, and finite, found {scale}")
         if not 0 <= beta < 1:
             raise InputError(f"LDAM: beta must be in [0, 1), found {beta}")
         self.max_margin = max_margin
