@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from glob import glob
 from pathlib import Path
 
 import pandas as pd
+from tables import cell, group, write
 
 SCORES = {"test/map": "mAP", "test/map_head": "head", "test/map_medium": "medium", "test/map_tail": "tail",
           "test/auroc": "AUROC", "test/ece": "ECE"}  # fmt: skip
@@ -33,29 +33,15 @@ def test_scores(run: Path) -> pd.Series:
     return table[table["test/map"].notna()].iloc[-1].reindex(list(SCORES))
 
 
-def cell(values: pd.Series) -> str:
-    """`0.531 ± 0.004` of the runs' values."""
-    spread = f" ± {values.std():.3f}" if len(values) > 1 else ""
-    return f"{values.mean():.3f}{spread}"
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="+", metavar="NAME=GLOB")
     rows = []
-    for group in parser.parse_args().groups:
-        name, equals, pattern = group.partition("=")
-        runs = sorted(map(Path, glob(pattern))) if equals else []  # noqa: PTH207 - absolute patterns too
-        if not runs:
-            sys.exit(
-                f"error: {group!r}: write NAME=GLOB with a glob that names run folders, such as 'mean=runs/mean_*'"
-            )
+    for name, runs in map(group, parser.parse_args().groups):
         scores = pd.DataFrame([test_scores(run) for run in runs])
         rows.append([name, str(len(runs)), *(cell(scores[score]) for score in SCORES)])
-    header = ["run", "seeds", *SCORES.values()]
-    for row in (header, ["---"] * len(header), *rows):
-        sys.stdout.write("| " + " | ".join(row) + " |\n")
+    write(["run", "seeds", *SCORES.values()], rows)
 
 
 if __name__ == "__main__":

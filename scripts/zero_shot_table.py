@@ -11,13 +11,12 @@ and of whichever size: a model that knows "pleural effusion" but not "right" sco
 from __future__ import annotations
 
 import argparse
-import sys
-from glob import glob
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from tables import cell, group, write
 
 from longview.labels import LabelSet
 from longview.ranking import per_label
@@ -64,12 +63,6 @@ def scores(table: pd.DataFrame, truth: pd.DataFrame, names: list[str], plain: di
     }
 
 
-def cell(values: pd.Series) -> str:
-    """`0.531 ± 0.004` of the runs' values."""
-    spread = f" ± {values.std():.3f}" if len(values) > 1 else ""
-    return f"{values.mean():.3f}{spread}"
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,16 +76,10 @@ def main() -> None:
     manifest = pd.read_parquet(options.store / "manifest.parquet")
     truth = manifest[manifest["split"] == "test"].drop_duplicates("study_id").set_index("study_id")
     lines = []
-    for group in options.groups:
-        title, _, pattern = group.partition("=")
-        files = sorted(map(Path, glob(pattern)))  # noqa: PTH207 - absolute patterns too
-        if not files:
-            sys.exit(f"error: {group!r}: no such predictions")
+    for title, files in map(group, options.groups):
         rows = pd.DataFrame([scores(pd.read_parquet(file), truth, names, plain) for file in files])
         lines.append([title, str(len(files)), *(cell(rows[column]) for column in rows)])
-    header = ["queries", "seeds", *rows.columns]
-    for line in (header, ["---"] * len(header), *lines):
-        sys.stdout.write("| " + " | ".join(line) + " |\n")
+    write(["queries", "seeds", *rows.columns], lines)
 
 
 if __name__ == "__main__":
