@@ -37,10 +37,13 @@ SIZES = {  # seen, unseen
     "mimic": (14, 0),
     "nih": (14, 0),
     "nih_hierarchical": (19, 0),
+    "nih_google": (4, 0),
+    "openi": (34, 0),
     "padchest": (36, 0),
     "phantom": (17, 0),
     "phantom_hierarchical": (22, 0),
     "phantom_zero_shot": (41, 8),
+    "rsna": (1, 0),
     "vinbig": (14, 0),
     "vindr": (28, 0),
 }

@@ -244,7 +244,7 @@ def test_an_output_below_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("layout", "chexpert"), ("studies", 0), ("size", 4), ("seed", -1), ("workers", -1)]
+    ("option", "value"), [("layout", "chexpert-v2"), ("studies", 0), ("size", 4), ("seed", -1), ("workers", -1)]
 )
 def test_impossible_settings_are_named(tmp_path, option, value):
     arguments = {"layout": "nih", "studies": 2, "size": 32} | {option: value}

@@ -150,6 +150,49 @@ def test_2023_tables_with_path_in_a_folder_of_their_own(tmp_path):
     assert any("cannot validate" in what for what in source.report)
 
 
+def tables_2023(seed=0):
+    names = LabelSet.load("cxr_lt_2023").names
+    return {
+        "cxr-lt-2023/train.csv": labelled("train", names, seed, path="path"),
+        "cxr-lt-2023/development.csv": images("development", "path"),
+        "cxr-lt-2023/test.csv": labelled("test", names, seed, path="path"),
+    }
+
+
+def test_2023_is_a_source_of_its_own_with_its_26_labels(tmp_path):
+    tables, labels = tables_2023(), LabelSet.load("cxr_lt_2023")
+    manifest = open_source("cxr-lt-2023", write(tmp_path, tables)).read()
+    assert manifest.labels == labels.names
+    assert {"No Finding", "Lung Lesion"} < set(labels.names)
+    assert "Normal" not in labels.names
+    assert set(manifest.table["source"]) == {"cxr-lt-2023"}
+    assert_values(manifest, "train", tables["cxr-lt-2023/train.csv"], labels.names)
+    other = open_source("cxr-lt-2024", tmp_path, labels).read().table
+    pd.testing.assert_frame_equal(manifest.table.drop(columns="source"), other.drop(columns="source"))
+
+
+def test_each_year_reads_its_own_tables_where_both_are_there(tmp_path):
+    old, new = tables_2023(seed=3), {f"cxr-lt-2024/{name}": table for name, table in tables_2024().items()}
+    write(write(tmp_path, old), new)
+    labels = LabelSet.load("cxr_lt_2023")
+    manifest = open_source("cxr-lt-2023", tmp_path).read()
+    assert_values(manifest, "train", old["cxr-lt-2023/train.csv"], labels.names)
+    assert_values(
+        open_source("cxr-lt-2024", tmp_path).read(), "train", new["cxr-lt-2024/train_labeled.csv"], TASK1.names
+    )
+
+
+def test_2023_knows_no_tasks_and_names_its_own_tables(tmp_path):
+    with pytest.raises(InputError, match=r"'cxr-lt-2023' takes no option 'task'; its options are: development"):
+        open_source("cxr-lt-2023", tmp_path, task=1)
+    write(tmp_path, {"train_labeled.csv": labelled("train", TASK1.names)})
+    with pytest.raises(
+        InputError, match=r"found no table in .*; looked for train\.csv, development\.csv, test\.csv, lab"
+    ):
+        open_source("cxr-lt-2023", tmp_path).read()
+    assert open_source("cxr-lt-2023", tmp_path, development="ignore").development == "ignore"
+
+
 @pytest.mark.parametrize(("development", "split"), [("test", "test"), ("ignore", None)])
 def test_development_becomes_what_the_option_says(tmp_path, development, split):
     tables = tables_2024()

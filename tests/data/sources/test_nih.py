@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_roots import positives, read_all, real_root
 
 from longview import InputError
 from longview.data.sources import open_source
@@ -259,4 +260,67 @@ def test_a_list_that_is_not_utf_8_is_named(tmp_path):
     (root / "train_val_list.txt").write_bytes("\n".join(NAMES[:2]).encode("utf-16"))
     (root / "test_list.txt").write_text(NAMES[3])
     with pytest.raises(InputError, match=r"train_val_list\.txt is not a list of image names in UTF-8"):
+        open_source("nih", root).read()
+
+
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+
+
+def test_every_row_of_the_real_tables_is_read_within_seconds(tmp_path):
+    root = real_root(tmp_path, Data_Entry_2017_v2020="Data_Entry_2017_v2020.csv", BBox_List_2017="BBox_List_2017.csv")
+    source = open_source("nih", root)
+    start = time.process_time()
+    manifest = read_all(source)
+    assert time.process_time() - start < 8
+    table = manifest.table
+    assert len(table) == 112120
+    assert table["patient_id"].nunique() == 30805
+    assert table["view"].value_counts().to_dict() == {"PA": 67310, "AP": 44810}
+    assert positives(manifest) == {
+        "Atelectasis": 11559, "Cardiomegaly": 2776, "Effusion": 13317, "Infiltration": 19894, "Mass": 5782,
+        "Nodule": 6331, "Pneumonia": 1431, "Pneumothorax": 5302, "Consolidation": 4667, "Edema": 2303,
+        "Emphysema": 2516, "Fibrosis": 1686, "Pleural_Thickening": 3385, "Hernia": 227,
+    }  # fmt: skip
+    per_image = table[manifest.labels].sum(axis=1).value_counts().to_dict()
+    assert [per_image[number] for number in range(6)] == [60361, 30963, 14306, 4856, 1247, 301]
+    assert sum(per_image.values()) - sum(per_image[number] for number in range(6)) == 86
+    assert len(source.boxes) == 984
+    assert source.boxes["image_id"].nunique() == 880
+    assert source.boxes["label"].value_counts().to_dict() == {
+        "Atelectasis": 180, "Effusion": 153, "Cardiomegaly": 146, "Infiltration": 123, "Pneumonia": 120,
+        "Pneumothorax": 98, "Mass": 85, "Nodule": 79,
+    }  # fmt: skip
+    assert not source.boxes[["image_id", "label"]].duplicated().any()
+
+
+def test_boxes_of_the_broken_header_are_in_the_frame_of_1024_and_of_images_that_are_there(shared_data):
+    source = open_source("nih", shared_data / "nih-1000")
+    table = source.read().table
+    boxes = source.boxes
+    assert len(boxes) == 9
+    assert set(boxes["image_id"]) <= set(table.loc[table["split"] == "test", "image_id"])
+    assert set(boxes["frame_width"]) == set(boxes["frame_height"]) == {1024.0}
+    assert set(boxes["reader"]) == {""}
+    assert ((boxes["x"] + boxes["width"] <= 1024) & (boxes["y"] + boxes["height"] <= 1024)).all()
+    assert set(boxes["label"]) <= set(CODES)
+    with (shared_data / "nih-1000/BBox_List_2017.csv").open(newline="") as file:
+        rows = [row for row in csv.reader(file) if row[0].removesuffix(".png") in set(boxes["image_id"])]
+    assert boxes[["x", "y", "width", "height"]].to_numpy().tolist() == [
+        [float(cell) for cell in row[2:6]] for row in rows
+    ]
+
+
+def test_infiltrate_is_infiltration_and_a_root_without_the_list_has_no_boxes(tmp_path):
+    root = write(tmp_path / "r")
+    source = open_source("nih", root)
+    source.read()
+    assert source.boxes is None
+    rows = [f"{NAMES[0]},Infiltrate,10.5,20,30,40", "00099999_000.png,Mass,1,2,3,4"]
+    (root / "BBox_List_2017.csv").write_text("\n".join([BOX_HEADER, *rows]) + "\n")
+    source = open_source("nih", root)
+    source.read()
+    assert source.boxes.to_numpy().tolist() == [["00000001_000", "Infiltration", 10.5, 20, 30, 40, 1024, 1024, ""]]
+    assert source.report["images of BBox_List_2017.csv that the table does not name"] == ["00099999_000"]
+    (root / "BBox_List_2017.csv").write_text(f"{BOX_HEADER}\n{NAMES[0]},Mass,10.5,20,wide,40\n")
+    with pytest.raises(InputError, match=r"BBox_List_2017\.csv: .* are 10\.5, 20, wide, 40 in line 2"):
         open_source("nih", root).read()

@@ -139,7 +139,7 @@ def test_a_set_of_derived_labels_only_and_a_phantom_without_boxes_are_refused(dr
         open_source("phantom", drawn[0], only).read()
     for file in ("phantom.json", "train_labeled.csv"):
         (tmp_path / file).write_bytes((drawn[0] / file).read_bytes())
-    with pytest.raises(InputError, match=r"boxes\.csv is not there, and label set 'phantom_zero_shot'"):
+    with pytest.raises(InputError, match=r"boxes\.csv is not there, which every phantom has"):
         open_source("phantom", tmp_path, ZERO_SHOT).read()
 
 

@@ -87,14 +87,25 @@ def test_a_table_without_labels_can_be_read_for_prediction(tmp_path):
     assert any("no label columns" in what for what in source.report)
 
 
-@pytest.mark.parametrize(("uncertain", "value"), [("zero", 0.0), ("one", 1.0), ("ignore", np.nan)])
+@pytest.mark.parametrize(("uncertain", "value"), [("zero", 0.0), ("one", 1.0), ("soft", 0.5), ("ignore", np.nan)])
 def test_minus_one_is_an_error_until_a_policy_says_what_it_becomes(tmp_path, uncertain, value):
     table = frame(Edema=[1, -1, None])
     for labels in (None, LABELS):
-        with pytest.raises(InputError, match=r"'Edema' has -1 in 1 rows.*--uncertain zero, one or ignore"):
+        with pytest.raises(InputError, match=r"'Edema' has -1 in 1 rows.*--uncertain zero, one, soft or ignore"):
             read(tmp_path, table, labels)
         found = read(tmp_path, table, labels, uncertain=uncertain).table["Edema"]
         np.testing.assert_array_equal(found, np.float32([1, value, np.nan]))
+
+
+def test_a_policy_may_differ_by_label_and_the_codes_keep_what_the_table_said(tmp_path):
+    write(tmp_path, frame(Edema=[1, -1, None], Mass=[-1, 0, 1]).drop(columns="Effusion", errors="ignore"))
+    policy = {"Edema": 0.7, "default": "zero"}
+    source = open_source("table", tmp_path, table="films.csv", uncertain=policy)
+    found = source.read().table
+    np.testing.assert_array_equal(found[["Edema", "Mass"]], np.float32([[1, 0], [0.7, 0], [np.nan, 1]]))
+    np.testing.assert_array_equal(source.codes[["Edema", "Mass"]], [[1, -1], [-1, 0], [-2, 1]])
+    with pytest.raises(InputError, match="uncertain names Oedema, which this source has no label for"):
+        open_source("table", tmp_path, table="films.csv", uncertain={"Oedema": "one"}).read()
 
 
 def test_a_label_of_text_is_named_with_its_values(tmp_path):

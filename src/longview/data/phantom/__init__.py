@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["phantom"]
 
-LayoutName = Literal["nih", "cxr-lt-2024"]
+LayoutName = Literal["nih", "cxr-lt-2024", "chexpert", "mimic", "vinbig", "padchest", "rsna"]
 """Data sets in whose layout a phantom can be drawn: the keys of `layouts.LAYOUTS`, here without loading OpenCV."""
 
 _FORMAT = 1  # raised when the same settings come to mean other pixels

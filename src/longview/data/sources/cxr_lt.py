@@ -1,4 +1,4 @@
-"""CXR-LT 2024 (and 2023): MIMIC-CXR-JPG with the challenge's label tables."""
+"""CXR-LT 2024 and 2023: MIMIC-CXR-JPG with the challenges' label tables."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ TABLES: dict[Part, tuple[str, ...]] = {
 }
 """Tables of the challenge's parts; which of them is read follows from the labels asked for."""
 
+TABLES_2023: dict[Part, tuple[str, ...]] = {"train": ("train.csv",), "val": ("development.csv",), "test": ("test.csv",)}
+"""Those of CXR-LT 2023."""
+
 FOLDERS = ("", "cxr-lt-2024", "cxr-lt-2023")
 """Where the tables may lie below the root."""
 
@@ -53,10 +56,10 @@ class CxrLt2024(Source):
       patients. 2024: train 258,871 images (45,480 patients, 155,823 studies), development 39,293, test
       78,946; the test labels of task 2 are 406 images read by hand. 2023: train 264,849.
     * **Licence**: PhysioNet credentialed health data licence; images and tables may not be passed on.
-    * **Labels**: task 1: 40, task 2: 26, task 3: 5 that train does not have (zero-shot); 2023: 26. 1 or 0,
-      from reports (task 2's by hand), the same for all images of a study. Label columns are all that are not
-      metadata, found by name in any order: the 2024 files have `Normal, Nodule` where those of 2023 order
-      otherwise.
+    * **Labels**: task 1: 40, task 2: 26, task 3: 5 that train does not have (zero-shot); 2023: 26 (also as
+      source `cxr-lt-2023`). 1 or 0, from reports (task 2's by hand), the same for all images of a study. Label
+      columns are all that are not metadata, found by name in any order: the 2024 files have `Normal, Nodule`
+      where those of 2023 order otherwise.
     * **Which tables**: for each part the one that has all (seen) labels of the set and no other, else the
       first that has all: a task-2 set reads `*_task2.csv`, the sets of tasks 1 and 3 and any smaller set
       `*_task1.csv`; `task` overrides it. Labels that the set marks unseen come from `*_task3.csv`, where it
@@ -86,6 +89,8 @@ class CxrLt2024(Source):
 
     name: ClassVar[str] = "cxr-lt-2024"
     default_labels: ClassVar[str | None] = "cxr_lt_2024_task1"
+    tables: ClassVar[dict[Part, tuple[str, ...]]] = TABLES
+    folders: ClassVar[tuple[str, ...]] = FOLDERS
 
     def __init__(
         self,
@@ -106,7 +111,7 @@ class CxrLt2024(Source):
 
     def rows(self) -> tuple[pd.DataFrame, str]:
         """Read one table for each part, and join height and width."""
-        parts = [table for part in TABLES if (table := self._part(part)) is not None]
+        parts = [table for part in self.tables if (table := self._part(part)) is not None]
         if not parts:
             parts = [self._everything()]
         table = self._apart(pd.concat(parts, ignore_index=True))
@@ -134,11 +139,11 @@ class CxrLt2024(Source):
 
     def _tables(self, part: Part) -> list[Path]:
         """The tables of a part that are there, those of another task than the one asked for left out."""
-        names = TABLES[part]
+        names = self.tables[part]
         if self.task is not None:
             wanted = 1 if self.task == 3 else self.task  # task 3's seen labels are those of task 1
             names = tuple(name for name in names if "_task" not in name or f"_task{wanted}" in name)
-        return [file for name in names if (file := self.find_table((name,), FOLDERS)) is not None]
+        return [file for name in names if (file := self.find_table((name,), self.folders)) is not None]
 
     def _best(self, files: list[Path]) -> Path | None:
         """The table that has most of the set's seen labels and, if there is one, no other; None if none has any."""
@@ -160,7 +165,7 @@ class CxrLt2024(Source):
     def _unseen(self, part: Part, file: Path, raw: pd.DataFrame) -> pd.DataFrame:
         """Columns of the set's unseen labels for an evaluation part, from task 3's table; none for train."""
         unseen = self.require_labels().unseen_names
-        other = self.find_table([name for name in TABLES[part] if "task3" in name], FOLDERS)
+        other = self.find_table([name for name in self.tables[part] if "task3" in name], self.folders)
         if not unseen or other is None:
             return pd.DataFrame(index=raw.index)
         table = raw if other == file else _read(other)
@@ -183,8 +188,10 @@ class CxrLt2024(Source):
 
     def _everything(self) -> pd.DataFrame:
         """Rows of `labels.csv`, which holds all parts and a column `split`."""
-        wanted = [name for names in TABLES.values() for name in names]
-        file = self.find_table(("labels.csv",), FOLDERS) or self.require_table([*wanted, "labels.csv"], FOLDERS)
+        wanted = [name for names in self.tables.values() for name in names]
+        file = self.find_table(("labels.csv",), self.folders) or self.require_table(
+            [*wanted, "labels.csv"], self.folders
+        )
         raw = _read(file)
         if "split" not in raw.columns:
             raise InputError(f"{file} lacks the column split, and none of {', '.join(wanted)} is there")
@@ -225,6 +232,46 @@ class CxrLt2024(Source):
             meta_height=table["image_id"].map(sizes["Rows"]),
             meta_width=table["image_id"].map(sizes["Columns"]),
         )
+
+
+class CxrLt2023(CxrLt2024):
+    """CXR-LT 2023: the first challenge on MIMIC-CXR-JPG, with 26 labels.
+
+    * **Size**: the same 377,110 images as MIMIC-CXR-JPG and CXR-LT 2024, in other parts: train 264,849.
+    * **Licence**: PhysioNet credentialed health data licence; images and tables may not be passed on.
+    * **Labels**: 26, 1 or 0, from reports, the same for all images of a study: the 13 findings of CheXpert's labeller,
+      12 rarer ones, and `No Finding`. From 89,140 (Support Devices) to 543 (Pneumoperitoneum) in train. `No Finding`
+      (41,869: none of the listed findings) is not CXR-LT 2024's `Normal` (34,292: the report says normal); no alias
+      joins them.
+    * **Tables**: `train.csv`, `development.csv`, `test.csv`, in the root or in `cxr-lt-2023/`; those of 2024 beside
+      them are not read. Development and test tables without labels are read as such, every label NaN. Without any of
+      these, `labels.csv` with a column `split`.
+    * **Split**: train -> `train`, development -> `val` (see `development`), test -> `test`; these are other parts than
+      those of 2024 and of MIMIC-CXR-JPG, so a model of one must not be tested on another's.
+    * **Ids, quirks**: as CXR-LT 2024; paths stand in the column `path`.
+    * **Cite**: Johnson et al., MIMIC-CXR-JPG, arXiv:1901.07042, 2019; Holste et al., Towards long-tailed, multi-label
+      disease classification from chest X-ray: overview of the CXR-LT challenge, Medical Image Analysis 2024,
+      arXiv:2310.16112.
+
+    Args:
+        root: Folder that holds `files/`, and the tables beside it or in `cxr-lt-2023/`.
+        labels: Label set; None: `cxr_lt_2023`.
+        development: What becomes of development rows. `val`; `test`; `ignore` to leave them out. Unlabelled
+            development rows cannot validate anything and become `test`.
+    """
+
+    name: ClassVar[str] = "cxr-lt-2023"
+    default_labels: ClassVar[str | None] = "cxr_lt_2023"
+    tables: ClassVar[dict[Part, tuple[str, ...]]] = TABLES_2023
+    folders: ClassVar[tuple[str, ...]] = ("", "cxr-lt-2023")
+
+    def __init__(
+        self,
+        root: str | Path,
+        labels: LabelSet | None = None,
+        development: Literal["val", "test", "ignore"] = "val",
+    ) -> None:
+        super().__init__(root, labels, None, development)
 
 
 def _read(file: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 from longview import InputError
 from longview.data.images import IMAGE_SUFFIXES
 from longview.data.sources.base import Source, check_filled, check_unique, first, read_text, views_of
+from longview.data.sources.boxes import box_table, read_boxes
 from longview.labels import LabelSet, OnMismatch
 
 CODES = (
@@ -36,6 +37,12 @@ CODES = (
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
 """Tables that are looked for, newest first; the last is that of Kaggle's sample of 5,606 images."""
 
+BOXES = "BBox_List_2017.csv"
+
+# the header `Bbox [x,y,w,h],,,` is not quoted, so a CSV reader cuts it in seven
+_CORNERS = ("Bbox [x", "y", "w", "h]")
+_FRAME = 1024  # side of the official PNG, in whose pixels the boxes are
+_SPELLINGS = {"Infiltrate": "Infiltration"}  # that of the list of boxes
 _LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 _OLDEST = 140  # years; 16 rows of the first release say more (up to 414)
 _YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25, "": 1.0}
@@ -58,6 +65,9 @@ class Nih(Source):
     * **Folders**: `images/` (official), `images_001..012/images/` or `images_001..012/` (Kaggle), any
       mixture, or the images in the root itself. A copy with another ending (`.jpg`) serves where the PNG is
       not there (reported).
+    * **Boxes**: `BBox_List_2017.csv`, where it is there: 984 boxes of 880 images of the test part, at most one per
+      image and finding, drawn by a radiologist, in pixels of the 1024 px PNG: Atelectasis 180, Effusion 153,
+      Cardiomegaly 146, Infiltration 123 (`Infiltrate` there), Pneumonia 120, Pneumothorax 98, Mass 85, Nodule 79.
     * **Quirks**: the first release's table has a trailing empty column, 16 ages above 140 (here: unknown)
       and, in one copy, ages like `058Y`; two copies of it differ in the findings of 181 rows, so the
       corrected `v2020` table is taken where both are there. Spacing, height and width are those of the
@@ -95,7 +105,7 @@ class Nih(Source):
                 "path": self._paths(names),
                 "split": self._splits(names),
             }
-        ).assign(**_meta(raw))
+        ).assign(**film_metadata(raw))
         self.note("images without a finding, labels unknown", names[raw["Finding Labels"].map(_findings).isna()])
         findings = self.finding_labels(raw["Finding Labels"], _findings, CODES, self.unknown, str(file))
         table = pd.concat([table, findings], axis=1)
@@ -103,7 +113,19 @@ class Nih(Source):
         if not listed.any():
             raise InputError(f"no image of {file} stands in {' or '.join(_LISTS)} in {self.root}")
         self.note(f"left out, in neither {' nor '.join(_LISTS)}", names[~listed])
+        self._read_boxes(image_id)
         return table[listed], str(file)
+
+    def _read_boxes(self, image_id: pd.Series[str]) -> None:
+        """The list of boxes, where it is there."""
+        file = self.find_table((BOXES,))
+        if file is None:
+            return
+        raw = read_text(file, required=("Image Index", "Finding Label", *_CORNERS))
+        boxes = read_boxes(self, raw, _CORNERS, file)
+        images = raw["Image Index"].str.rsplit(".", n=1).str[0]
+        self.note(f"images of {BOXES} that the table does not name", images[~images.isin(image_id)].unique())
+        self.boxes = box_table(boxes, images, raw["Finding Label"].str.strip().replace(_SPELLINGS), _FRAME)
 
     def _paths(self, names: pd.Series[str]) -> pd.Series[str]:
         """Where each image lies below the root; `images/NAME` for one that lies nowhere."""
@@ -166,7 +188,7 @@ def _findings(cell: str) -> list[str] | None:
     return [finding.strip() for finding in cell.split("|") if finding.strip()] or None
 
 
-def _meta(raw: pd.DataFrame) -> dict[str, pd.Series[float] | pd.Series[str]]:
+def film_metadata(raw: pd.DataFrame) -> dict[str, pd.Series[float] | pd.Series[str]]:
     """Age in years, sex, and the original film's pixel spacing (mm), height and width (px), where known."""
     # the header `OriginalImage[Width,Height]` is not quoted, so a CSV reader cuts it in two
     columns = {

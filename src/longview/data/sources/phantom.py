@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from longview import InputError
-from longview.data.sources.base import Source, read_text
+from longview.data.manifest import read_csv
+from longview.data.sources.base import Source
 from longview.labels import LabelSet
 
 _INFO = "phantom.json"  # marks a folder that `main.py phantom` has finished
 _BOXES = "boxes.csv"
+_WORDS = ("image_id", "study_id", "view", "label", "kind", "side", "size")
 SIDES = ("left", "right")
 """Sides of the patient; the left one is at the right of a frontal film."""
 
@@ -73,10 +75,13 @@ class Phantom(Source):
 
         layout, labels = self._layout(), self.require_labels()
         derived = {label.name: aliases for label in labels.labels if (aliases := label.aliases.get(self.name))}
-        if not derived:
-            return open_source(layout, self.root, labels).rows()
-        table, origin = open_source(layout, self.root, _without(labels, derived)).rows()
+        inner = open_source(layout, self.root, _without(labels, derived) if derived else labels)
+        table, origin = inner.rows()
+        self.codes = inner.codes
         boxes = self._boxes()
+        self.boxes = _drawn(boxes)
+        if not derived:
+            return table, origin
         columns = {name: self._derive(name, aliases, boxes, table) for name, aliases in derived.items()}
         table = pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1)
         order = [name for name in (*labels.names, *labels.unseen_names) if name in table.columns]
@@ -99,11 +104,8 @@ class Phantom(Source):
     def _boxes(self) -> pd.DataFrame:
         file = self.root / _BOXES
         if not file.is_file():
-            raise InputError(
-                f"{file} is not there, and label set {self.require_labels().name!r} has labels that are read off it "
-                f"(aliases for {self.name!r}); draw the phantom again"
-            )
-        return read_text(file, required=("study_id", "view", "label", "kind", "side", "size"))
+            raise InputError(f"{file} is not there, which every phantom has; draw the phantom again")
+        return read_csv(file, dtype=dict.fromkeys(_WORDS, "str"), keep_default_na=False)
 
     def _derive(self, name: str, aliases: Sequence[str], boxes: pd.DataFrame, table: pd.DataFrame) -> pd.Series[float]:
         """Values of a derived label for each image: the same for all images of a study, NaN where not to be seen."""
@@ -112,6 +114,13 @@ class Phantom(Source):
         studies = {study for alias in aliases for study in boxes.loc[_fits(boxes, alias, where), "study_id"]}
         values = table["study_id"].isin(studies).astype(np.float32)
         return values.mask(table["split"] == "train") if name in labels.unseen_names else values
+
+
+def _drawn(boxes: pd.DataFrame) -> pd.DataFrame:
+    """The true boxes in the form of all sources: in pixels of the image file, drawn by nobody."""
+    sides = {name: boxes[name].astype(np.float64) for name in ("x", "y", "width", "height")}
+    frame = pd.DataFrame({"image_id": boxes["image_id"], "label": boxes["label"], **sides})
+    return frame.assign(frame_width=np.nan, frame_height=np.nan, reader="")
 
 
 def _without(labels: LabelSet, derived: dict[str, list[str]]) -> LabelSet:

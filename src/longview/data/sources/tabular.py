@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ import pandas as pd
 from longview import InputError
 from longview.data.images import IMAGE_SUFFIXES
 from longview.data.manifest import BLANKS, ID_PATTERN, META_PREFIX, is_csv, read_header, read_table
-from longview.data.sources.base import Source, first, views_of
+from longview.data.sources.base import CODES, Source, first, views_of
+from longview.data.sources.policy import Policy, Rules
 from longview.labels import LabelSet
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -36,7 +37,6 @@ _SPLITS = {
 }
 _TRUTH = {"true": "1", "false": "0"}
 _WHOLE = 2.0**53  # from here on, floating-point numbers that differ may be written alike
-_POLICIES = {"zero": 0.0, "one": 1.0, "ignore": np.nan}
 _UNCERTAIN = -1.0
 
 
@@ -51,7 +51,7 @@ class Table(Source):
     * **Labels**: with a label set, its labels, found by name or alias, each of which must be there. Without
       one, every remaining column of numbers (also as text, or true/false) whose values are all in [0, 1] or
       empty and whose name is not that of an id; other columns are left out and reported. Empty is NaN: unknown.
-    * **Uncertain**: -1 is an error until `uncertain` says what it means.
+    * **Uncertain**: -1 is an error until `uncertain` says what it means; the codes then keep where it stood.
     * **Split**: the table's, in the usual spellings (`validate`, `dev`, …).
 
     Args:
@@ -59,7 +59,8 @@ class Table(Source):
         labels: Label set; None: the table's own columns.
         table: The table; a relative path is looked for in the working directory, then in the root.
         columns: Role -> column name, for names that cannot be guessed.
-        uncertain: What -1 in a label becomes: `zero`, `one`, or `ignore` (NaN).
+        uncertain: What -1 in a label becomes: `zero`, `one`, `soft` (0.5), `ignore` (NaN), a number from 0 to 1, or a
+            mapping from labels to these, with `default` for the rest.
     """
 
     name: ClassVar[str] = "table"
@@ -70,21 +71,18 @@ class Table(Source):
         labels: LabelSet | None = None,
         table: str | Path | None = None,
         columns: Mapping[str, str] | None = None,
-        uncertain: Literal["error", "zero", "one", "ignore"] = "error",
+        uncertain: Rules = "error",
     ) -> None:
         super().__init__(root, labels)
         if table is None:
             raise InputError("source 'table' needs --table FILE: a .csv, .tsv or .parquet file, a row per image")
-        if uncertain not in ("error", *_POLICIES):
-            raise InputError(
-                f"source 'table': uncertain is {uncertain!r}; give --uncertain error, {', '.join(_POLICIES)}"
-            )
+        policy = None if uncertain == "error" else Policy(uncertain)
         strange = [role for role in columns or {} if role not in ROLES]
         if strange:
             raise InputError(f"source 'table': columns maps {', '.join(strange)}; it may map {', '.join(ROLES)}")
         self.table = Path(table)
         self.columns = dict(columns or {})
-        self.uncertain = uncertain
+        self.policy = policy
 
     def rows(self) -> tuple[pd.DataFrame, str]:
         """Read the table: roles, then labels from what remains."""
@@ -188,18 +186,26 @@ class Table(Source):
                     f"{file}: label column {column!r} holds text ({first(strange)}); a label is 0, 1 (or false, true), "
                     f"a value between, or empty"
                 )
-            targets[label] = self._certain(values.astype(np.float32), column, file)
-        return targets
+            uncertain = values == _UNCERTAIN
+            if uncertain.any() and self.policy is None:
+                raise InputError(
+                    f"{file}: label column {column!r} has -1 in {int(uncertain.sum())} rows. longview has no "
+                    f"uncertain labels: say what they become with --uncertain zero, one, soft or ignore (empty), or "
+                    f"change the table"
+                )
+            targets[label] = values.astype(np.float32)
+        return targets if self.policy is None else self._certain(targets, self.policy)
 
-    def _certain(self, values: pd.Series[float], column: str, file: Path) -> pd.Series[float]:
-        uncertain = values == _UNCERTAIN
-        if uncertain.any() and self.uncertain == "error":
-            raise InputError(
-                f"{file}: label column {column!r} has -1 in {int(uncertain.sum())} rows. longview has no "
-                f"uncertain labels: say what they become with --uncertain zero, one or ignore (empty), or "
-                f"change the table"
-            )
-        return values.mask(uncertain, _POLICIES.get(self.uncertain, np.nan))
+    def _certain(self, targets: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+        """Label values (N, L) without -1, after keeping the codes of tables that hold nothing between 0 and 1."""
+        values = policy.values(map(str, targets.columns))
+        if ((targets == targets.round()) | targets.isna()).all(axis=None):
+            self.codes = targets.fillna(CODES["blank"]).astype(np.int8)
+        columns = {
+            name: targets[name].mask(targets[name] == _UNCERTAIN, meaning[CODES["uncertain"]]).astype(np.float32)
+            for name, meaning in values.items()
+        }
+        return pd.DataFrame(columns, index=targets.index)
 
 
 class Folder(Source):

@@ -51,14 +51,14 @@ class CxrLt2024(Layout):
         rows = []
         for image in images:
             if (part := part_of(image.patient)) in parts:
-                position, meaning = _view_codes(image)
+                position, meaning = view_codes(image)
                 row = [image.place.image_id, image.place.patient_id, image.place.study_id, position, meaning]
                 values = [int(label in image.labels) for label in labels]
                 rows.append([*row, image.place.path, *values, *([part] if split else [])])
         write_csv(file, [*ids, *labels, *split], rows)
 
 
-def _view_codes(image: Drawn) -> tuple[str, str]:
+def view_codes(image: Drawn) -> tuple[str, str]:
     """ViewPosition and its meaning; a third of the lateral films is `LL`, one film in 32 has none (4 % in MIMIC)."""
     chance = int(image.place.image_id[:2], 16)  # 0 to 255, the same in every table
     if chance < 8:
