@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from longview import InputError
 from longview.data import partial as partial_module
 from longview.data.prepare import prepare, prepare_manifest
+from longview.data.sources import SOURCES
 from longview.data.store import Store
 
 SIZE = 16
@@ -60,8 +61,11 @@ def test_real_films_become_a_store(shared_data, tmp_path, capsys):
     assert "Hernia" in capsys.readouterr().out
     assert not partial_of(output).exists()
     assert sorted(file.name for file in output.iterdir()) == [
-        "images.npy", "manifest.parquet", "rejected.csv", "rows.npy", "store.json",
+        "boxes.parquet", "images.npy", "manifest.parquet", "rejected.csv", "rows.npy", "store.json",
     ]  # fmt: skip
+    boxes = pd.read_parquet(output / "boxes.parquet")
+    assert len(boxes) == 9
+    assert set(boxes["image_id"]) <= set(store.manifest.table["image_id"])
 
 
 def test_dry_run_says_what_it_would_do_and_writes_nothing(shared_data, tmp_path, capsys):
@@ -420,6 +424,75 @@ def test_what_names_the_same_labels_makes_the_same_store(shared_data, tmp_path):
 def test_a_folder_has_no_division_and_says_so(listed, tmp_path, caplog):
     prepare("folder", tmp_path / "raw", tmp_path / "o", size=SIZE, val_fraction=0.3, workers=0)
     assert "--val_fraction 0.3 changes nothing: source folder" in caplog.text
+
+
+@pytest.fixture
+def reports(tmp_path):
+    """CheXpert's layout with 20 films of 20 patients and two patterns of labels; the options of prepare."""
+    root = tmp_path / "raw"
+    labels = (
+        "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
+        "Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
+    )
+    lines = [f"Path,Sex,Age,Frontal/Lateral,AP/PA,{labels}"]
+    cells = ["1.0,0.0,-1.0,,0.0,1.0,-1.0,,,,,,,0.0", ",,,,,-1.0,0.0,,,,,,,1.0"]
+    for number in range(20):
+        place = f"train/patient{number:05d}/study1"
+        write_films(root / place, 1)
+        (root / place / "film_000.png").rename(root / place / "view1_frontal.jpg")
+        lines.append(f"CheXpert-v1.0/{place}/view1_frontal.jpg,Male,60,Frontal,AP,{cells[number % 2]}")
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    return {"source": "chexpert", "root": root, "size": SIZE, "workers": 0}
+
+
+def test_codes_are_kept_and_counted_and_policies_make_the_labels(reports, tmp_path, capsys):
+    (reports["root"] / "train/patient00003/study1/view1_frontal.jpg").write_bytes(b"")
+    run(output=tmp_path / "o", **{**reports, "uncertain": "soft", "blank": "ignore"})
+    assert re.search(r"Edema\W+10\W+0\W+9\W+0\W+0", capsys.readouterr().out)
+    store = Store(tmp_path / "o")
+    codes = pd.read_parquet(tmp_path / "o" / "codes.parquet")
+    assert codes["image_id"].tolist() == store.manifest.table["image_id"].tolist()
+    assert codes["Edema"].value_counts().to_dict() == {1: 10, -1: 9}
+    table = store.manifest.table
+    assert table["Edema"].tolist() == codes["Edema"].map({1: 1.0, -1: 0.5}).tolist()
+    assert table["Fracture"].isna().all()
+    assert store.info.settings["options"]["uncertain"] == "soft"
+
+
+def test_a_policy_may_be_given_per_label_or_as_a_file(reports, tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text("{Edema: one, default: ignore}")
+    run(output=tmp_path / "file", **{**reports, "uncertain": tmp_path / "policy.yaml"})
+    run(output=tmp_path / "words", **{**reports, "uncertain.Edema": "one", "uncertain.default": "ignore"})
+    run(output=tmp_path / "json", **{**reports, "uncertain": '{"Edema": "one", "default": "ignore"}'})
+    assert_same(tmp_path / "file", tmp_path / "words")
+    assert_same(tmp_path / "file", tmp_path / "json")
+    table = Store(tmp_path / "file").manifest.table
+    assert table["Edema"].tolist() == [1.0] * 20
+    assert table["Cardiomegaly"].isna().sum() == 10
+    with pytest.raises(InputError, match=r"uncertain .*one.*now soft.*--overwrite"):
+        prepare(output=tmp_path / "file", uncertain="soft", **reports)
+    for text, words in (("[1]", "must hold a mapping"), ("{", "cannot be read")):
+        (tmp_path / "policy.yaml").write_text(text)
+        with pytest.raises(InputError, match=words):
+            prepare(output=tmp_path / "o", blank=str(tmp_path / "policy.yaml"), **reports)
+
+
+def test_a_dry_run_counts_codes(reports, tmp_path, capsys):
+    run(output=tmp_path / "o", **{**reports, "dry_run": True})
+    out = capsys.readouterr().out
+    assert re.search(r"present\W+absent\W+uncertain\W+blank\W+not in source", out)
+    assert re.search(r"Consolidation\W+0\W+10\W+10\W+0\W+0", out)
+
+
+def test_an_option_of_another_source_is_refused_with_those_that_there_are(reports, tmp_path):
+    with pytest.raises(InputError, match=r"takes no option 'votes'.*labeler"):
+        prepare(output=tmp_path / "o", votes="any", **reports)
+    with pytest.raises(InputError, match=r"labeler is 'mine'.*chexbert"):
+        prepare(output=tmp_path / "o", labeler="mine", **reports)
+
+
+def test_the_help_names_every_source():
+    assert [name for name in SOURCES if name not in prepare.__doc__] == []
 
 
 SCRIPT = """

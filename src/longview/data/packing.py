@@ -134,7 +134,7 @@ class Packer:
         if settings.packing == "npy":
             data: Any = pixels.reshape(-1)
             start, length = 0, 0
-            _write(self._file, data, settings.offset + row * data.nbytes)
+            write_all(self._file, data, settings.offset + row * data.nbytes)
         else:
             quality = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
             data = np.asarray(cv2.imencode(".jpg", pixels, quality)[1]).reshape(-1)
@@ -142,12 +142,12 @@ class Packer:
             with self._counter.get_lock():
                 start = self._counter.value
                 self._counter.value += length
-            _write(self._file, data, start)
+            write_all(self._file, data, start)
         digest = blake2b(data, digest_size=16).hexdigest()
         return Outcome(row, "", film.height, film.width, film.spacing_mm, start, length, digest)
 
 
-def _write(file: int, data: Any, position: int) -> None:
+def write_all(file: int, data: Any, position: int) -> None:
     """Write all bytes at a position; a full disk may take some of them before it says so."""
     view = memoryview(data)
     while view:

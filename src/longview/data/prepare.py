@@ -2,50 +2,52 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
-import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from longview import InputError
+from longview.data.annotations import Annotations
+from longview.data.building import (
+    Plan,
+    announce,
+    check_arguments,
+    file_sizes,
+    make_place,
+    pack,
+    plan_store,
+    standing,
+    told,
+)
 from longview.data.derive import complete
 from longview.data.images import Resize
 from longview.data.manifest import Manifest
-from longview.data.packing import Job, Outcome, pack_files
-from longview.data.partial import Meter, PartialStore, bytes_done, check_partial, clear_leftovers
+from longview.data.merging import check_merge, merge_shards
+from longview.data.partial import PartialStore, bytes_done, check_partial, clear_leftovers
+from longview.data.room import bytes_needed, check_room, existing_folder, human_bytes
+from longview.data.shards import Shard, check_shard, make_shard, refuse_shards
 from longview.data.sources import open_source, source_class
+from longview.data.sources.policy import codes_table
 from longview.data.splits import assign_splits, check_division, print_splits, warn_empty
-from longview.data.store import (
-    REJECTED_FILE,
-    Packing,
-    Store,
-    build_settings,
-    bytes_needed,
-    check_room,
-    describe_difference,
-    existing_folder,
-    folder_bytes,
-    human_bytes,
-    partial_folder,
-    recover,
-)
+from longview.data.store import REJECTED_FILE, Packing, Store, partial_folder
 from longview.labels import LabelSet
 
 logger = logging.getLogger(__name__)
 
-_WORTH_BYTES, _WORTH_FILES = 50e6, 2000  # to read, for each second that a worker takes to start
-_HOPELESS = 500  # files rejected in a row from the first on: the root or the disk is at fault, not the files
 _STATTED = 2000  # files whose size is looked up for a dry run
 _SHOWN_LABELS = 10  # labels in the table of a dry run
+
+PolicyOption = str | float | dict[str, str | float]
+"""What a code becomes: a word, a number, a mapping label -> either with `default`, or a YAML file of such a mapping."""
 
 
 def prepare(
@@ -60,14 +62,20 @@ def prepare(
     labels: Path | None = None,
     table: Path | None = None,
     columns: dict[str, str] | None = None,
-    uncertain: Literal["error", "zero", "one", "ignore"] | None = None,
+    uncertain: PolicyOption | None = None,
+    blank: PolicyOption | None = None,
     unknown: Literal["error", "ignore"] | None = None,
     task: Literal[1, 2, 3] | None = None,
     development: Literal["val", "test", "ignore"] | None = None,
+    labeler: str | None = None,
+    votes: Literal["any", "majority", "all", "fraction"] | None = None,
+    findings: Literal["four", "all"] | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
     workers: int | None = None,
+    shard: str | None = None,
+    merge: int | None = None,
     strict: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -83,8 +91,12 @@ def prepare(
     Files that cannot be read are left out, and listed in rejected.csv of the store with the reason; with
     --strict true the first of them stops the run instead. --dry_run true makes all checks and writes nothing.
 
+    On a cluster, several jobs share the work: sbatch --array=1-8 ... prepare ... --shard $SLURM_ARRAY_TASK_ID/8,
+    and when all are finished, once, prepare ... --merge 8. The store is the one that a single process makes.
+
     Args:
-        source: Raw layout: nih, covid-chestxray, cxr-lt-2024, cxr-lt-2026, phantom, table (your own CSV) or folder.
+        source: Raw layout: nih, nih-google, rsna, chexpert, mimic, cxr-lt-2023, cxr-lt-2024, cxr-lt-2026, padchest,
+            vinbig, vindr, openi, covid-chestxray, phantom, table (your own CSV) or folder.
         root: Folder of the raw data.
         output: Folder of the store to make; it must lie outside of the root.
         size: Side of the square images in pixels; train at this size or below.
@@ -94,26 +106,42 @@ def prepare(
         labels: Label set to align to, a YAML file or a name in configs/labels; default: the source's own.
         table: CSV or parquet file with paths and labels, for source table.
         columns: Which column is what, for source table: '{"path": "file", "patient_id": "mrn"}'.
-        uncertain: What -1 in a label becomes, for source table: zero, one or ignore (empty); default: an error.
-        unknown: Findings outside of the labels, for nih and covid-chestxray: error (default) or ignore.
+        uncertain: What an uncertain label becomes, for sources with label codes and for source table: zero, one,
+            ignore (empty), soft (0.5) or a number between; or per label: --uncertain.Edema one --uncertain.default
+            ignore, or a YAML file of labels and values. Default: the source's own; for source table, -1 is an error.
+        blank: What a label that the report does not mention becomes, for sources with label codes; as uncertain.
+        unknown: Findings outside of the labels, for nih, vinbig, vindr, padchest, covid-chestxray: error (default) or
+            ignore.
         task: Which task's files to read, for cxr-lt-2024; default: those that fit the labels.
         development: What the development images are, for cxr-lt-2024: val (default), test or ignore.
+        labeler: Whose label file to read, where the data set has several: for chexpert chexpert, chexbert or
+            visualchexbert; for mimic chexpert or negbio; default: chexpert.
+        votes: How several readers of an image become one label, for vinbig and vindr: any, majority (default), all,
+            or fraction (their share, a soft label).
+        findings: Which of Google's relabels to read, for nih-google: four (default) or all.
         val_fraction: Share for validation, whole patients; counts where images have no official split, or the
             official lists have no validation part; never for source folder.
         test_fraction: Share for testing, whole patients; counts only for images without an official split;
             never for source folder.
         seed: Seed of the division into splits, 0 or more; counts where a fraction does.
         workers: Worker processes; 0 works in this one; default: one per CPU, fewer for few images.
+        shard: Pack only this share of the images, number/count: 3/8 is the third of eight. It waits beside the output.
+        merge: Join this number of finished shards into the store and remove them; says which are missing.
         strict: Stop at the first file that cannot be read, instead of listing it.
         dry_run: Say what would be read, how large the store would be and what stands in the way; write nothing.
         overwrite: Make the store anew where there is one; the old one stays until the new one is whole, and is put
             back by the next command that opens it if the run is killed in the very moment of the exchange.
     """
-    _check_arguments(root, output, size, jpeg_quality, workers)
+    check_arguments(root, output, size, jpeg_quality, workers)
     check_division(val_fraction, test_fraction, seed)
+    share = _share(shard, merge)
     label_set = None if labels is None else LabelSet.load(labels)
-    given = {"uncertain": uncertain, "unknown": unknown, "task": task, "development": development}
-    manifest = complete(open_source(source, root, label_set, table=table, columns=columns, **given).read(), label_set)
+    given = {
+        "uncertain": _policy("uncertain", uncertain), "blank": _policy("blank", blank), "unknown": unknown,
+        "task": task, "development": development, "labeler": labeler, "votes": votes, "findings": findings,
+    }  # fmt: skip
+    opened = open_source(source, root, label_set, table=table, columns=columns, **given)
+    manifest = complete(opened.read(), label_set)
     options: dict[str, Any] = {"source": source, "labels": None if labels is None else str(labels)}
     options |= {name: value for name, value in given.items() if value is not None}
     division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
@@ -123,20 +151,40 @@ def prepare(
     options |= {name: division[name] for name in read}
     unread = {name: value for name, value in division.items() if name not in read}
     _warn_unread(unread | ({} if packing == "jpeg" else {"jpeg_quality": jpeg_quality}), source, packing)
-    if dry_run:
-        settings = build_settings(
-            manifest, root, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality, options=options
-        )
-        _describe(manifest, root, output, bytes_needed(settings))
-        _standing(output.resolve(), settings, strict, overwrite)
-        return
-    store = prepare_manifest(
-        manifest, root, output, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality,
-        workers=workers, strict=strict, overwrite=overwrite, options=options,
+    plan = plan_store(
+        manifest, root, output, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality, workers=workers,
+        strict=strict, overwrite=overwrite, options=options, annotations=Annotations(opened.codes, opened.boxes),
     )  # fmt: skip
-    before = set(manifest.table["split"].unique())
-    warn_empty(store.manifest, before, f"none of its files can be read; see {output / REJECTED_FILE}")
-    print_splits(store.manifest)
+    if dry_run:
+        _describe(plan, share)
+        _check(plan, share)
+    elif isinstance(share, Shard):
+        make_shard(plan, share)
+    else:
+        _report(make_store(plan) if share is None else merge_shards(plan, share), plan)
+
+
+def _share(shard: str | None, merge: int | None) -> Shard | int | None:
+    """The shard to make, the number of shards to join, or None: all in one process."""
+    if shard is not None and merge is not None:
+        raise InputError("give --shard to make a shard or --merge to join them, not both")
+    if merge is not None and merge < 1:
+        raise InputError(f"merge must be the number of shards, at least 1, not {merge}")
+    return merge if shard is None else Shard.parse(shard)
+
+
+def _policy(name: str, value: PolicyOption | None) -> PolicyOption | None:
+    """A policy as a source takes it: one that names a YAML file is read."""
+    if not isinstance(value, str) or not value.endswith((".yaml", ".yml")):
+        return value
+    file = Path(value)
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--{name} {file} cannot be read: {error}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"--{name} {file} must hold a mapping of labels to values, not {type(read).__name__}")
+    return read
 
 
 def _division_read(source: str, manifest: Manifest) -> list[str]:
@@ -171,6 +219,7 @@ def prepare_manifest(
     strict: bool = False,
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
+    annotations: Annotations | None = None,
 ) -> Store:
     """Pack the images of a manifest into a store, or go on with a half-made one.
 
@@ -187,6 +236,8 @@ def prepare_manifest(
         overwrite: Replace a finished store, and drop a half-made one of other settings.
         options: What the manifest was made with, kept in the store's settings.
 
+        annotations: Codes and boxes of the images, kept beside the manifest.
+
     Returns:
         The finished store; the one that is there already where it has the same settings and manifest.
 
@@ -194,168 +245,28 @@ def prepare_manifest(
         InputError: For a store of other settings at `output`, too little room, or no readable file.
         OSError: Where the disk fills up or fails on the way; running again goes on.
     """
-    _check_arguments(root, output, size, jpeg_quality, workers)
-    output = output.resolve()  # a link to another disk: the store is built there
-    settings = build_settings(
-        manifest, root, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality, options=options or {}
-    )
-    store = _standing(output, settings, strict, overwrite)
+    return make_store(
+        plan_store(
+            manifest, root, output, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality,
+            workers=workers, strict=strict, overwrite=overwrite, options=options, annotations=annotations,
+        )
+    )  # fmt: skip
+
+
+def make_store(plan: Plan) -> Store:
+    """Make a store in this process and its workers, or go on with a half-made one; see :func:`prepare_manifest`."""
+    store = _check_whole(plan)
     if store is not None:
-        clear_leftovers(output)
+        clear_leftovers(plan.output)
         return store
-    _make_place(output)
-    return _build(output, root, manifest, settings, jpeg_quality, workers, strict, overwrite)
-
-
-def _standing(output: Path, settings: Mapping[str, Any], strict: bool, overwrite: bool) -> Store | None:
-    """The store that is wanted, where it is there already; else None, after all checks that can be made before.
-
-    Raises:
-        InputError: Where another store, a half-made one, another folder or too little room is in the way.
-    """
-    recover(output)
-    if not overwrite and _is_done(output, settings, strict):
-        logger.info("%s is there already, made with the same settings", output)
-        store = Store(output)
-        if store.info.rejected:
-            text = "%d files were rejected, see %s; --overwrite true tries them again"
-            logger.warning(text, store.info.rejected, output / REJECTED_FILE)
-        return store
-    _check_output(output, overwrite)
-    done = check_partial(output, settings, restart=overwrite)
-    if done:
-        logger.info("going on: %d of %d images are done", done, settings["images"])
-    check_room(output, bytes_needed(settings) - bytes_done(output))
-    return None
-
-
-def _build(
-    output: Path,
-    root: Path,
-    manifest: Manifest,
-    settings: Mapping[str, Any],
-    jpeg_quality: int,
-    workers: int | None,
-    strict: bool,
-    overwrite: bool,
-) -> Store:
-    """Read and pack what is not done yet, and move the store into place."""
-    with PartialStore(output, manifest, settings, restart=overwrite) as partial:
-        jobs = partial.jobs()
-        count = _workers(workers, jobs, root)
-        outcomes = pack_files(jobs, partial.pack_settings(root, settings["resize"], jpeg_quality), count)
-        try:
-            with closing(outcomes):
-                _pack(partial, outcomes, strict)
-            _check_any(partial)
-            partial.finish(root)
-        except KeyboardInterrupt:
-            logger.warning(_stopped(partial, "interrupted"))
-            raise
-        except OSError as error:
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-            reason = "the disk is full" if full else f"writing failed ({error.strerror})"
-            raise OSError(error.errno, _stopped(partial, reason), str(partial.folder)) from error
-    store = Store(output)
-    if partial.rejected:
-        text = "%d files could not be read and were left out; see %s"
-        logger.warning(text, len(partial.rejected), output / REJECTED_FILE)
-    logger.info("%s: %d images of %d px, %s", output, len(store), store.info.size, human_bytes(folder_bytes(output)))
+    make_place(partial_folder(plan.output), plan.output)
+    with PartialStore(plan.output, plan.manifest, plan.settings, plan.overwrite) as partial, told(partial):
+        pack(partial, plan)
+        _check_any(partial)
+        partial.finish(plan.root, plan.annotations)
+    store = Store(plan.output)
+    announce(store)
     return store
-
-
-def _check_arguments(root: Path, output: Path, size: int, jpeg_quality: int, workers: int | None) -> None:
-    if size < 1:
-        raise InputError(f"size must be at least 1, not {size}")
-    if not 1 <= jpeg_quality <= 100:
-        raise InputError(f"jpeg_quality must be 1 to 100, not {jpeg_quality}")
-    if workers is not None and workers < 0:
-        raise InputError(f"workers must be 0 or more, not {workers}")
-    _check_place("root", root)
-    _check_place("output", output)
-    if not root.is_dir():
-        raise InputError(f"root {root} is not a folder; give the folder of the raw data")
-    inner, outer = output.resolve(), root.resolve()
-    if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise InputError(f"output {output} and root {root} lie in each other; raw data are never written to")
-    _check_place("output", partial_folder(inner))
-
-
-def _check_place(name: str, place: Path) -> None:
-    try:
-        place.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # too long a name, a file where a folder should be, a folder that may not be read
-        raise InputError(f"{name} {place} cannot be used: {error.strerror}; give another path") from error
-
-
-def _is_done(output: Path, settings: Mapping[str, Any], strict: bool) -> bool:
-    """Whether the store that is wanted is there.
-
-    Raises:
-        InputError: Where another one is there.
-    """
-    if not Store.is_store(output):
-        return False
-    store = Store(output)
-    differing = describe_difference(store.info.settings, settings)
-    if differing:
-        raise InputError(f"{output} is a store already, made otherwise ({differing}); --overwrite replaces it")
-    if strict and store.info.rejected:
-        raise InputError(f"{output} was made without {store.info.rejected} files; see {output / REJECTED_FILE}")
-    return True
-
-
-def _make_place(output: Path) -> None:
-    """Make the folder in which the store is built.
-
-    Raises:
-        InputError: Where it cannot be made.
-    """
-    try:
-        partial_folder(output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output {output} cannot be made: {error.strerror}; give another path") from error
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Never replace a folder that is not a store."""
-    if output.exists() and not Store.is_store(output) and (output.is_file() or any(output.iterdir())):
-        extra = "; --overwrite replaces stores only" if overwrite else ""
-        raise InputError(f"{output} exists and is not a store{extra}; give another output, or remove it")
-
-
-def _workers(asked: int | None, jobs: Sequence[Job], root: Path) -> int:
-    """Number of processes; 0 for so little work that starting one costs more than it brings."""
-    if asked is not None:
-        return min(asked, len(jobs))
-    if not jobs:
-        return 0
-    sizes = _file_sizes(root, [path for _, path in jobs[:: len(jobs) // 50 + 1]])
-    share = sum(sizes) / max(len(sizes), 1) / _WORTH_BYTES + 1 / _WORTH_FILES
-    # the CPUs that a job scheduler or container grants; macOS does not know of such
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(cpus, int(len(jobs) * share))
-    return count if count > 1 else 0
-
-
-def _file_sizes(root: Path, paths: Iterable[str]) -> list[int]:
-    """Bytes of those files that are there."""
-    return [(root / path).stat().st_size for path in paths if (root / path).is_file()]
-
-
-def _pack(partial: PartialStore, outcomes: Iterable[list[Outcome]], strict: bool) -> None:
-    """Record outcomes and show how far it is."""
-    with Meter(len(partial.manifest), len(partial.done)) as meter:
-        for some in outcomes:
-            partial.record(some)
-            bad = [outcome.reason for outcome in some if outcome.reason]
-            if bad and strict:
-                raise InputError(f"{bad[0]}; stopped, because of --strict, at the first file that cannot be read")
-            if not partial.done and len(partial.rejected) >= _HOPELESS:
-                raise InputError(f"the first {len(partial.rejected)} files cannot be read: {bad[0]}")
-            meter.update(len(partial.done), len(partial.rejected))
 
 
 def _check_any(partial: PartialStore) -> None:
@@ -365,32 +276,79 @@ def _check_any(partial: PartialStore) -> None:
         raise InputError(f"none of the {len(partial.rejected)} files can be read: {reasons}")
 
 
-def _stopped(partial: PartialStore, reason: str) -> str:
-    return (
-        f"{reason} after {partial.rescue()} of {len(partial.manifest)} images; they are kept: "
-        f"the same command goes on from there"
-    )
+def _check(plan: Plan, share: Shard | int | None) -> Store | None:
+    """All checks that can be made before anything is packed; the store, where it is there already.
+
+    Raises:
+        InputError: Where something is in the way.
+    """
+    if isinstance(share, Shard):
+        return check_shard(plan, share)
+    return _check_whole(plan) if share is None else check_merge(plan, share)
 
 
-def _describe(manifest: Manifest, root: Path, output: Path, needed: int) -> None:
-    """Print what a dry run found: rows per split and view, common labels, bytes to read and to write."""
-    console, data = Console(), manifest.table
-    looked = min(len(data), _STATTED)
-    sizes = _file_sizes(root, data["path"].sample(looked, random_state=0))
-    to_read = int(sum(sizes) / looked * len(data))
-    how = "all files" if looked == len(data) else f"from the sizes of {looked}"
-    existing = existing_folder(output)
-    table = Table(title=Text(f"{manifest.origin}: would become {output}"), show_header=False)
+def _check_whole(plan: Plan) -> Store | None:
+    store = standing(plan)
+    if store is not None:
+        return store
+    refuse_shards(plan.output)
+    folder = partial_folder(plan.output)
+    done = check_partial(folder, plan.settings, restart=plan.overwrite)
+    if done:
+        logger.info("going on: %d of %d images are done", done, plan.settings["images"])
+    check_room(plan.output, bytes_needed(plan.settings) - bytes_done(folder))
+    return None
+
+
+def _report(store: Store, plan: Plan) -> None:
+    """Print what a finished store holds."""
+    before = set(plan.manifest.table["split"].unique())
+    warn_empty(store.manifest, before, f"none of its files can be read; see {plan.output / REJECTED_FILE}")
+    print_splits(store.manifest)
+    if plan.annotations.codes is not None:
+        there = plan.manifest.table["image_id"].isin(store.manifest.table["image_id"])
+        _print_codes(plan.annotations.codes[there.to_numpy()])
+
+
+def _print_codes(codes: pd.DataFrame) -> None:
+    """Print how often each label is present, absent, uncertain, blank and not in the source."""
+    counts = codes_table(codes)
+    table = Table(title=f"what the source says of its {len(codes):,} images, before any policy")
+    table.add_column("")
+    for column in counts.columns:
+        table.add_column(str(column), justify="right")
+    for name, row in counts.iterrows():
+        table.add_row(Text(str(name)), *(f"{value:,}" for value in row))
+    Console().print(table)
+
+
+def _describe(plan: Plan, share: Shard | int | None) -> None:
+    """Print what a dry run found: rows per split and view, common labels, codes, bytes to read and to write."""
+    console, manifest, data = Console(), plan.manifest, plan.manifest.table
+    start, end = share.rows(data) if isinstance(share, Shard) else (0, len(data))
+    looked = min(end - start, _STATTED)
+    sizes = file_sizes(plan.root, data["path"].iloc[start:end].sample(looked, random_state=0))
+    to_read = int(sum(sizes) / looked * (end - start))
+    how = "all files" if looked == end - start else f"from the sizes of {looked}"
+    existing = existing_folder(plan.output)
+    table = Table(title=Text(f"{manifest.origin}: would become {plan.output}"), show_header=False)
     table.add_row("images", f"{len(data):,} of {data['patient_id'].nunique():,} patients")
+    if isinstance(share, Shard):
+        table.add_row("shard", f"{share}: {end - start:,} images, {start:,} to {end - 1:,} of the manifest")
     for column in ("split", "view"):
         counts = data[column].value_counts()
         table.add_row(column, ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     positives = data[manifest.labels].sum().sort_values(ascending=False)
     top = [f"{name} {count:,.0f}" for name, count in positives.head(_SHOWN_LABELS).items()]
     table.add_row(f"labels ({len(manifest.labels)})", Text(", ".join(top) or "none"))
+    if plan.annotations.boxes is not None:
+        boxes = plan.annotations.boxes
+        table.add_row("boxes", f"{len(boxes):,} in {boxes['image_id'].nunique():,} images")
     if len(sizes) < looked:
         table.add_row("missing", f"{looked - len(sizes)} of {looked} files looked at are not there")
     table.add_row("to read", f"{human_bytes(to_read)} ({how})")
     free = human_bytes(shutil.disk_usage(existing).free)
-    table.add_row("store", Text(f"{human_bytes(needed)}; {free} free at {existing}"))
+    table.add_row("store", Text(f"{human_bytes(bytes_needed(plan.settings))}; {free} free at {existing}"))
     console.print(table)
+    if plan.annotations.codes is not None:
+        _print_codes(plan.annotations.codes)
