@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longview import InputError
+from longview.calibration_file import MODEL, CalibratedLabel, Calibration
+from longview.calibrators import Beta, Isotonic, Platt, Temperature
 from longview.labels import LabelSet
 from longview.submission import submit
 
@@ -221,3 +223,34 @@ def test_a_name_that_is_no_file_name_is_refused(run, tmp_path, name):
     with pytest.raises(InputError, match=r"--name .*--output"):
         run(predictions(), template("2024"), name=name)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_calibration_is_applied_by_name_and_changes_no_ranking(run, tmp_path):
+    calibrators = {"Hernia": Platt(0.5, -2.0), "Mass": Temperature(2.0), "Nodule": Beta(1.0, 0.5, 1.0)}
+    labels = {name: CalibratedLabel(item) for name, item in {**calibrators, "Normal": Temperature(1.0)}.items()}
+    Calibration("platt", labels).write(tmp_path / "c.json")
+    table, sample = predictions(), template("2024")
+    plain, result = run(table, sample), run(table, sample, calibration=tmp_path / "c.json")
+    for name, calibrator in calibrators.items():
+        wanted = calibrator.apply(plain[name].to_numpy(np.float32))
+        np.testing.assert_allclose(result[name], wanted, rtol=1e-12)
+        assert result[name].rank().tolist() == plain[name].rank().tolist()
+
+
+def test_a_calibration_of_other_labels_or_another_model_is_refused(run, tmp_path):
+    labels = {name: CalibratedLabel(Temperature(2.0)) for name in LABELS}
+    Calibration("temperature", labels, model="a" * 64).write(tmp_path / "c.json")
+    with pytest.raises(InputError, match=r"c\.json was fitted on other labels than .*p\.parquet has; .*Fracture"):
+        run(predictions(labels=[*LABELS[:3], "Fracture"]), template("2024"), calibration=tmp_path / "c.json")
+    table = predictions()
+    table.attrs[MODEL] = "b" * 64
+    with pytest.raises(InputError, match=r"c\.json was fitted on another model .*than .*p\.parquet"):
+        run(table, template("2024"), calibration=tmp_path / "c.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_isotonic_calibration_is_said_to_make_ties(run, tmp_path, caplog):
+    labels = {name: CalibratedLabel(Isotonic((0.0, 1.0), (0.1, 0.9))) for name in LABELS}
+    Calibration("isotonic", labels).write(tmp_path / "c.json")
+    run(predictions(), template("2024"), calibration=tmp_path / "c.json")
+    assert "makes ties" in caplog.text

@@ -14,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from longview import InputError
+from longview.calibration_file import Calibration, attributes_of
 from longview.data.manifest import Manifest, read_table
 from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
 from longview.labels import Label, LabelSet
@@ -42,6 +43,7 @@ def submit(
     code: Path | None = None,
     name: str = "submission",
     split: str = "test",
+    calibration: Path | None = None,
 ) -> None:
     """Write a challenge submission: a CSV with the template's ids and labels, and the zip to upload.
 
@@ -66,11 +68,14 @@ def submit(
         code: Folder (or file) to put into the zip as `code/`, which the CXR-LT challenges ask for.
         name: Name of the two files, without folder and ending.
         split: Part whose images are submitted where the template is a store; a .csv is taken whole.
+        calibration: File that `calibrate` wrote for this model. A ranking metric gains nothing by it.
     """
     if not name or name != Path(name).name:
         raise InputError(f"--name {name!r} is no file name; give one without folders, and the folder with --output")
     table = read_predictions(predictions)
     _refuse_thresholded(table, predictions)
+    if calibration is not None:
+        table = calibrated(table, predictions, calibration)
     sample = read_template(template, split)
     image_column = next((column for column in IMAGE_COLUMNS if column in sample.columns), None)
     if image_column is None:
@@ -225,6 +230,24 @@ def _refuse_thresholded(table: pd.DataFrame, predictions: Path) -> None:
             f"all values of {predictions} are 0 or 1: they were thresholded. The challenges rank by average "
             f"precision, which needs the probabilities; give those"
         )
+
+
+def calibrated(table: pd.DataFrame, predictions: Path, calibration: Path) -> pd.DataFrame:
+    """Apply a calibration to a table of predictions.
+
+    Args:
+        table: The table as read.
+        predictions: Its file, which may say the model.
+        calibration: File that `calibrate` wrote.
+
+    Raises:
+        InputError: Where it belongs to other labels or another model, or the predictions are calibrated already.
+    """
+    found = Calibration.read(calibration)
+    if found.method == "isotonic":
+        logger.warning("%s is isotonic and makes ties: average precision may change", calibration)
+    table.attrs |= attributes_of(predictions)
+    return found.apply(table, origin=str(predictions))
 
 
 def write_zip(file: Path, csv: Path, code: Path | None = None) -> None:
