@@ -2,7 +2,7 @@
 # Every loss, sampling and two-stage schedule on the phantom: three seeds, the same frozen stage-1 encoder, equally many
 # steps of stage 2 (the classifier is what a long tail bends most: Kang et al. 2020, arXiv 1910.09217).
 #
-#   bash scripts/compare_losses.sh     # about 75 minutes on two cores
+#   bash scripts/compare_losses.sh     # about 85 minutes on two cores
 #
 # Runs that are there already are not repeated; the table (test part, mean ± sd over seeds) comes last.
 set -euo pipefail
@@ -16,7 +16,8 @@ arms=(
     loss_weighted_bce loss_weighted_bce_frequency loss_focal loss_poly loss_class_balanced loss_asl loss_asl_weighted loss_ral
     loss_distribution_balanced loss_ldam loss_deferred loss_label_smoothing
     sampling_class_aware sampling_square_root sampling_effective_number sampling_deferred
-    loss_asl+sampling_square_root loss_ldam+sampling_deferred
+    loss_asl+sampling_square_root loss_ldam+sampling_deferred loss_ldam+sampling_effective_number
+    ema sampling_effective_number+ema
 )
 
 run() { # run NAME ARGUMENTS: one training, unless its test scores are there
