@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longview import InputError
-from longview.calibration_file import MODEL, CalibratedLabel, Calibration
-from longview.calibrators import Beta, Isotonic, Platt, Temperature
+from longview.calibration.calibrators import Beta, Isotonic, Platt, Temperature
+from longview.calibration.file import CalibratedLabel, Calibration
 from longview.labels import LabelSet
+from longview.predictions import MODEL
 from longview.submission import submit
 
 LABELS = ["Mass", "Nodule", "Normal", "Hernia"]

@@ -49,6 +49,7 @@ class Batch(TypedDict):
     * ``ids``: B study keys, in the order of ``target``
     * ``features`` (N, C, h, w), only from a feature cache: what a frozen encoder makes of the images, which are
       then left out, ``images`` being (N, 1, 0, 0)
+    * ``store`` (B,) int64, only in evaluation on several stores: the number of the store that a study is from
     """
 
     images: Tensor
@@ -57,3 +58,4 @@ class Batch(TypedDict):
     target: Tensor
     ids: list[StudyKey]
     features: NotRequired[Tensor]
+    store: NotRequired[Tensor]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +68,26 @@ class ResultTable(Callback):
     """Prints the per-label table: of the best validation when `fit` ends, of `validate` and `test` when they end."""
 
     def __init__(self) -> None:
-        self._best: tuple[float, int, LabelScores] | None = None
+        self._best: _Best | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the scores of the best validation so far, or print those of `validate`."""
         if trainer.sanity_checking or not isinstance(pl_module, ClassificationTask):
             return
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._print("Validation", trainer, pl_module, pl_module.scores["val"])
+            self._print("Validation", trainer, pl_module, pl_module.scores["val"], pl_module.store_scores["val"])
             return
         value = float(trainer.callback_metrics["val/map"])
-        if self._best is None or value > self._best[0]:
-            self._best = (value, trainer.current_epoch, pl_module.scores["val"])
+        if self._best is None or value > self._best.value:
+            scores = pl_module.scores["val"], pl_module.store_scores["val"]
+            self._best = _Best(value, trainer.current_epoch, *scores)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the best validation and where its checkpoint is."""
         if self._best is None or not trainer.is_global_zero or not isinstance(pl_module, ClassificationTask):
             return
-        _, epoch, scores = self._best
-        self._print(f"Best validation (epoch {epoch})", trainer, pl_module, scores)
+        title = f"Best validation (epoch {self._best.epoch})"
+        self._print(title, trainer, pl_module, self._best.scores, self._best.by_store)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
             console = Console()
@@ -95,41 +98,71 @@ class ResultTable(Callback):
     @property
     def best(self) -> float:
         """The best validation's mean AP so far; NaN without any."""
-        return float("nan") if self._best is None else self._best[0]
+        return float("nan") if self._best is None else self._best.value
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the test's scores."""
         if isinstance(pl_module, ClassificationTask):
-            self._print("Test", trainer, pl_module, pl_module.scores["test"])
+            self._print("Test", trainer, pl_module, pl_module.scores["test"], pl_module.store_scores["test"])
 
     def state_dict(self) -> dict[str, Any]:
         """The best validation, as plain data."""
         if self._best is None:
             return {}
-        value, epoch, scores = self._best
-        return {"value": value, "epoch": epoch, "scores": {key: array.tolist() for key, array in vars(scores).items()}}
+        return {
+            "value": self._best.value,
+            "epoch": self._best.epoch,
+            "scores": _plain(self._best.scores),
+            "by_store": {name: _plain(scores) for name, scores in self._best.by_store.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what was best before the run was stopped."""
         if state_dict:
-            scores = LabelScores(**{key: np.array(values) for key, values in state_dict["scores"].items()})
-            self._best = (state_dict["value"], state_dict["epoch"], scores)
+            by_store = {name: _scores(values) for name, values in state_dict.get("by_store", {}).items()}
+            self._best = _Best(state_dict["value"], state_dict["epoch"], _scores(state_dict["scores"]), by_store)
 
     @staticmethod
-    def _print(title: str, trainer: pl.Trainer, task: ClassificationTask, scores: LabelScores) -> None:
+    def _print(
+        title: str, trainer: pl.Trainer, task: ClassificationTask, scores: LabelScores, by_store: dict[str, LabelScores]
+    ) -> None:
         if trainer.is_global_zero:
-            Console().print(score_table(title, task, scores))
+            Console().print(score_table(title, task, scores, by_store))
 
 
-def score_table(title: str, task: ClassificationTask, scores: LabelScores) -> Table:
-    """Per-label counts, prevalence, AUROC and AP, and the means, as a rich table."""
+@dataclass(frozen=True)
+class _Best:
+    """The best validation so far: its mean AP, its epoch, its scores, and those of each of several stores."""
+
+    value: float
+    epoch: int
+    scores: LabelScores
+    by_store: dict[str, LabelScores]
+
+
+def _plain(scores: LabelScores) -> dict[str, list[float]]:
+    return {key: array.tolist() for key, array in vars(scores).items()}
+
+
+def _scores(plain: dict[str, list[float]]) -> LabelScores:
+    return LabelScores(**{key: np.array(values) for key, values in plain.items()})
+
+
+def score_table(
+    title: str, task: ClassificationTask, scores: LabelScores, by_store: Mapping[str, LabelScores] | None = None
+) -> Table:
+    """Per-label counts, prevalence, AUROC and AP, by store too where there are several, and the means.
+
+    A store that knows a label of only one kind, or not at all, has a `-` there.
+    """
+    by_store = by_store or {}
     names, groups = task.labels.names, task.label_groups()
     group_of = {name: group for group, members in groups.items() for name in members}
     table = Table(title=title)
     table.add_column("label")
-    table.add_column("group")
-    for column in ("positives", "prevalence", "AUROC", "AP"):
-        table.add_column(column, justify="right")
+    table.add_column("group", min_width=6)
+    for column in ("positives", "prevalence", "AUROC", "AP", *(f"AP {name}" for name in by_store)):
+        table.add_column(column, justify="right", overflow="fold", min_width=5)  # a narrow terminal folds headings
 
     def number(value: float) -> str:
         return "-" if np.isnan(value) else f"{value:.3f}"
@@ -142,12 +175,15 @@ def score_table(title: str, task: ClassificationTask, scores: LabelScores) -> Ta
             number(float(scores.prevalence[index])),
             number(float(scores.auroc[index])),
             number(float(scores.ap[index])),
+            *(number(float(own.ap[index])) for own in by_store.values()),
         )
     summary = summarise(names, scores, groups)
     table.add_section()
-    table.add_row("mean", "all", "", "", number(summary["auroc"]), number(summary["map"]), style="bold")
+    means = [number(summarise(names, own)["map"]) for own in by_store.values()]
+    table.add_row("mean", "all", "", "", number(summary["auroc"]), number(summary["map"]), *means, style="bold")
     for group, value in group_means(scores.ap, names, groups).items():
-        table.add_row("mean", group, "", "", "", number(value))
+        means = [number(group_means(own.ap, names, groups)[group]) for own in by_store.values()]
+        table.add_row("mean", group, "", "", "", number(value), *means)
     if summary["skipped"]:
         table.caption = f"left out of the means (one kind only): {', '.join(summary['skipped'])}"
     return table
@@ -301,7 +337,8 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clear what a killed run left and open this process's shard."""
         assert isinstance(pl_module, ClassificationTask)
-        self._shards = PredictionShards(self.output, trainer.global_rank, pl_module.predicted_names)
+        checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        self._shards = PredictionShards(self.output, trainer.global_rank, pl_module.predicted_names, checkpoint)
         if trainer.is_global_zero:
             self._shards.clear()
         trainer.strategy.barrier("longview_predictions_cleared")

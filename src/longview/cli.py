@@ -9,6 +9,7 @@ A tool is a typed function; it is dispatched before torch is imported, so that i
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 
 TOOLS: dict[str, tuple[str, str]] = {
     "phantom": ("longview.data.phantom.phantom", "draw a synthetic data set in a real data set's own layout"),
+    "download": ("longview.downloading.download.download", "what each data set demands; its owner's tool, shown or run; checksums"),
     "prepare": (
         "longview.data.prepare.prepare",
         "read a raw data set once into a store: manifest and packed images",
     ),
     "labels": ("longview.label_report.labels", "list label sets; show one: prompts, hierarchy, counts, text heat-map"),
+    "pseudo": ("longview.pseudo.pseudo", "fill what a store does not know with predictions, as a store without images"),
     "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: tables, ROC and PR plots"),
+    "calibrate": ("longview.calibration.calibrate.calibrate", "fit calibration and thresholds on validation predictions"),
     "submit": (
         "longview.submission.submit",
         "write a challenge's CSV and zip from predictions and its sample file",
     ),
-    "tune": ("longview.tune.tune", "search for better settings of an experiment: short runs of fit, by Optuna"),
+    "tune": ("longview.tuning.tune.tune", "search for better settings of an experiment: short runs of fit, by Optuna"),
+    "pipeline": ("longview.pipeline.pipeline", "noisy student from raw archives to submissions, by Snakemake"),
 }
 """Name -> (dotted function, one line for `--help`)."""
 
@@ -141,30 +146,35 @@ def _log_to_terminal() -> None:
 
 
 def _run_tool(name: str, arguments: list[str]) -> None:
-    from jsonargparse import auto_cli
+    from jsonargparse import auto_cli, capture_parser
 
     from longview.parsers import tool_options
 
     _log_to_terminal()
     function = tool(name)
-    auto_cli(
-        function,
-        args=as_options(function, arguments),
-        as_positional=False,
-        prog=f"main.py {name}",
-        **tool_options(function),
-    )
+    words = as_options(function, arguments)
+    build = functools.partial(auto_cli, function, as_positional=False, prog=f"main.py {name}", **tool_options(function))
+    if "config" not in inspect.signature(function).parameters:
+        build(args=words)
+        return
+    # auto_cli keeps an option --config for itself, whatever the function's own one is
+    parser = capture_parser(functools.partial(build, args=[]))
+    function(**parser.instantiate(parser.parse_args(words)))
 
 
 def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]:
     """Arguments in the form that jsonargparse reads: `--dry-run` means `--dry_run true`.
 
     Hyphens in an option's name become underscores, and a yes-or-no option that stands alone is switched on. A tool
-    with an argument `fit` takes options of `fit` too, which go there as they are.
+    with an argument `fit` takes options of `fit` too, which go there as they are; one with an argument `snakemake`
+    takes what stands behind `--`.
     """
     if "fit" in inspect.signature(function).parameters:
         arguments, passed = _apart(function, arguments)
         arguments = [*arguments, "--fit", json.dumps(passed)] if passed else arguments
+    if "snakemake" in inspect.signature(function).parameters and "--" in arguments:
+        end = arguments.index("--")
+        arguments = [*arguments[:end], "--snakemake", json.dumps(arguments[end + 1 :])]
     switches = {
         f"--{name}"
         for name, known in inspect.signature(function).parameters.items()

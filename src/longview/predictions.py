@@ -19,13 +19,18 @@ import pandas as pd
 
 from longview import InputError, StudyKey
 from longview.data.manifest import read_table, write_table
-from longview.joining import identify, label_candidates, some, text_columns
+from longview.joining import identify, label_candidates, sha256, some, text_columns
 from longview.outputs import make_folder
 
 KEYS = ("patient_id", "study_id", "image_id")
 """Id columns of a prediction table, in order; `image_id` is left out where rows are studies."""
 
 _STOPS_EARLY = "Predict again, without --trainer.limit_predict_batches or --trainer.fast_dev_run, which stop early"
+
+MODEL = "longview_model"
+"""Attribute of a table of predictions: SHA-256 of the checkpoint it was made with. A parquet file keeps attributes."""
+
+_CHECKPOINT = "checkpoint"  # another: where that checkpoint was
 
 _ROWS_PER_PART = 4096  # rows that a process holds before it writes a part: bounds its memory
 
@@ -80,6 +85,25 @@ def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
     write_table(table, path)
 
 
+def checkpoint_of(path: str | Path) -> str | None:
+    """The checkpoint whose predictions a `.parquet` file holds; None where the file does not say, as a CSV never does.
+
+    Raises:
+        InputError: Where the file is missing or no table.
+    """
+    file = Path(path)
+    found = read_table(file).attrs.get(_CHECKPOINT) if file.suffix == ".parquet" else None
+    return None if found is None else str(found)
+
+
+def _of_model(checkpoint: Path) -> dict[str, str]:
+    """Attributes that say which model predicted: its path, and its hash where it is a file (not a sharded folder)."""
+    found = {_CHECKPOINT: str(checkpoint)}
+    if checkpoint.is_file():
+        found[MODEL] = sha256(checkpoint)
+    return found
+
+
 def validate(table: pd.DataFrame, origin: str) -> None:
     """Check that ids are unique and values are probabilities.
 
@@ -129,12 +153,13 @@ class PredictionShards:
         output: `.parquet` or `.csv` file to be written in the end.
         rank: This process, from 0.
         labels: Label names, in the order of the columns that :meth:`add` gets.
+        checkpoint: The model that predicts, for :func:`checkpoint_of`; None where it is not known.
 
     Raises:
         InputError: For another ending of `output`.
     """
 
-    def __init__(self, output: Path, rank: int, labels: Sequence[str]) -> None:
+    def __init__(self, output: Path, rank: int, labels: Sequence[str], checkpoint: str | None = None) -> None:
         if output.suffix not in {".parquet", ".csv"}:
             raise InputError(f"predictions go to a .parquet or .csv file, not {output}")
         if output.is_dir():
@@ -142,6 +167,7 @@ class PredictionShards:
         self.output = output
         self.rank = rank
         self.labels = list(labels)
+        self.checkpoint = checkpoint
         self.folder = output.with_name(f"{output.name}.partial")
         self._ids: list[StudyKey] = []
         self._probabilities: list[npt.NDArray[np.float32]] = []
@@ -211,6 +237,8 @@ class PredictionShards:
         """
         try:
             table = self._joined(world_size, expected)
+            if self.checkpoint is not None:
+                table.attrs |= _of_model(Path(self.checkpoint))
             whole = self.folder / f"whole{self.output.suffix}"
             write_predictions(table, whole)
             whole.replace(self.output)

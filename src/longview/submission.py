@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from longview import InputError
-from longview.calibration_file import Calibration, attributes_of
+from longview.calibration.file import Calibration, attributes_of
 from longview.data.manifest import Manifest, read_table
 from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
 from longview.labels import Label, LabelSet

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
@@ -24,7 +22,7 @@ from longview.metrics import LongTailMetrics
 from longview.models.network import Network
 from longview.models.transfer import build_from, check_frozen, freeze, warn_of_random
 from longview.optim import Optimizer, Schedule, progress, total_steps
-from longview.ranking import LabelScores, summarise
+from longview.ranking import LabelScores
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +33,8 @@ class ClassificationTask(pl.LightningModule):
     """Multi-label classification of studies (or of single images, each its own study).
 
     Logs `train/loss`, `train/lr` and, for val and test, `loss`, `map`, `auroc`, `ece` (expected calibration error) and
-    the mean AP of head, medium and tail labels. Labels without positives or without negatives are left out of the
-    means and named in the log.
+    the mean AP of head, medium and tail labels; where the studies come from several stores also `map_<store>` and
+    `auroc_<store>`. Labels without positives or without negatives are left out of the means and named in the log.
 
     Args:
         labels: The label set; its order is the order of the network's L logits.
@@ -87,6 +85,7 @@ class ClassificationTask(pl.LightningModule):
         self.checkpoint_follows = False
         """Whether a checkpoint is loaded once the network is built: Lightning's trainer does not tell a model."""
         self.scores: dict[str, LabelScores] = {}
+        self.store_scores: dict[str, dict[str, LabelScores]] = {}
         self._skipped: dict[str, list[str]] = {}
         self._built = False
         self._train_on(labels)
@@ -265,9 +264,9 @@ class ClassificationTask(pl.LightningModule):
         loss: Tensor = self.loss(logits, batch["target"])
         probabilities = logits.detach().float().sigmoid()
         if stage != "train":
-            known = batch["target"].isfinite().sum()
-            self._loss_of(stage).update(loss, known)
-            self._metrics_of(stage).update(probabilities, batch["target"])
+            metrics, mean = self._accumulators(stage)
+            mean.update(loss, batch["target"].isfinite().sum())
+            metrics.update(probabilities, batch["target"], batch.get("store"))
         return loss, probabilities
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -308,36 +307,37 @@ class ClassificationTask(pl.LightningModule):
 
     # ---- scores ------------------------------------------------------------------------------------------------
 
-    def _metrics_of(self, stage: Stage) -> LongTailMetrics:
-        return self.val_metrics if stage == "val" else self.test_metrics
-
-    def _loss_of(self, stage: Stage) -> MeanMetric:
-        return self.val_loss if stage == "val" else self.test_loss
+    def _accumulators(self, stage: Stage) -> tuple[LongTailMetrics, MeanMetric]:
+        return (self.val_metrics, self.val_loss) if stage == "val" else (self.test_metrics, self.test_loss)
 
     def label_groups(self) -> dict[str, list[str]]:
         """Head, medium and tail labels by the training counts that the checkpoint carries."""
         return groups(self.labels.names, self.positives.tolist(), self.observed.tolist())
 
+    def _begin_scores(self, stage: Stage) -> None:
+        """Rank the studies of each store by themselves too, where the data of this stage come from several."""
+        data: Any = getattr(self._trainer, "datamodule", None)
+        self._accumulators(stage)[0].split_by(data.store_names(stage) if hasattr(data, "store_names") else {})
+
     def _log_scores(self, stage: Stage) -> None:
-        scores = self._metrics_of(stage).scores()
-        self.scores[stage] = scores
-        summary = summarise(self.labels.names, scores, self.label_groups())
-        skipped = summary["skipped"]
+        metrics, mean = self._accumulators(stage)
+        self.scores[stage], self.store_scores[stage] = metrics.scores(), metrics.scores_by_store()
+        skipped = [name for name, known in zip(metrics.names, self.scores[stage].scored, strict=True) if not known]
         if skipped and not self.trainer.sanity_checking and self._skipped.get(stage) != skipped:
             self._skipped[stage] = skipped  # said once, not at every validation
             log.info("%s: without positives or without negatives, left out: %s", stage, ", ".join(skipped))
-        means = {key: value for key, value in summary.items() if isinstance(value, float) and not math.isnan(value)}
-        values = {f"{stage}/{key}": value for key, value in means.items()}
-        # a split in which no label can be ranked scores 0, so that whatever monitors the figure goes on
-        values.setdefault(f"{stage}/map", 0.0)
-        values.setdefault(f"{stage}/auroc", 0.0)
-        errors = self._metrics_of(stage).calibration_error()
-        if not np.isnan(errors).all():
-            values[f"{stage}/ece"] = float(np.nanmean(errors))
-        values[f"{stage}/loss"] = float(self._loss_of(stage).compute())
-        self.log_dict(values, prog_bar=False, rank_zero_only=False)
-        self._metrics_of(stage).reset()
-        self._loss_of(stage).reset()
+        values = {f"{stage}/{key}": value for key, value in metrics.figures(self.label_groups()).items()}
+        self.log_dict({**values, f"{stage}/loss": float(mean.compute())})
+        metrics.reset()
+        mean.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Find out whether to rank by store."""
+        self._begin_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Find out whether to rank by store."""
+        self._begin_scores("test")
 
     def on_validation_epoch_end(self) -> None:
         """Rank and log the validation split."""

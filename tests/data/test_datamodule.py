@@ -21,6 +21,7 @@ from longview.data.loader import study_loader
 from longview.data.manifest import Manifest
 from longview.data.phantom_store import PhantomSpec, make_phantom
 from longview.data.sampler import Draw, StudySampler
+from longview.data.sampling import ClassAware, SquareRoot
 from longview.data.store import FORMAT_VERSION, StoreInfo
 from longview.data.transforms import Preprocessing, resize_only
 from longview.labels import Label, LabelSet
@@ -408,6 +409,44 @@ def test_stores_are_mixed_by_their_passes(store, tmp_path):
     seen = [key.study_id for batch in data.train_dataloader() for key in batch["ids"]]
     assert sum(study.startswith("films") for study in seen) == 22
     assert sum(study.startswith("other") for study in seen) == 10
+
+
+@pytest.mark.parametrize("sampling", [SquareRoot(0.0), SquareRoot(0.5), ClassAware()])
+def test_weights_of_stores_hold_among_the_positives_of_a_label_whatever_the_sampling(sampling, tmp_path):
+    """Labels are as frequent in both stores, of which one is drawn four times as often."""
+    stores = {str(make_store(tmp_path / "once", train=90)): 1.0, str(make_store(tmp_path / "four", train=90)): 4.0}
+    data = study_data(stores, batch_size=1, sampling=sampling)
+    data.setup("fit")
+    drawn = [key.study_id[:4] for batch in data.train_dataloader() for key in batch["ids"]]
+    assert len(drawn) == 450
+    assert drawn.count("once") == pytest.approx(90, abs=0 if sampling.__dict__.get("power") == 0 else 12)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_batches_say_their_store_and_training_ones_do_not(store, tmp_path, workers):
+    other = make_store(tmp_path / "other")
+    data = study_data([str(store), str(other)], num_workers=workers)
+    data.setup("fit")
+    assert data.store_names("val") == {0: "films", 1: "other"}
+    batches = list(data.val_dataloader())
+    assert all(isinstance(batch["store"], torch.Tensor) for batch in batches)
+    told = [number for batch in batches for number in batch["store"].tolist()]
+    studies = [key.study_id for batch in batches for key in batch["ids"]]
+    assert told == [int(study.startswith("other")) for study in studies] and set(told) == {0, 1}
+    assert "store" not in next(iter(data.train_dataloader()))
+
+
+def test_a_label_of_which_no_training_study_says_anything_is_refused_by_name(tmp_path):
+    folder = make_store(tmp_path / "films")
+    table = Manifest.read(folder).table
+    table.loc[table["split"] == "train", "Mass"] = np.nan
+    Manifest(table).write(folder / "manifest.parquet")
+    with pytest.raises(InputError, match=r"no training study of .*films says whether it has Mass: add a store"):
+        study_data(folder).setup("fit")
+    study_data(folder).setup("validate")
+    both = study_data([str(folder), str(make_store(tmp_path / "other"))])
+    both.setup("fit")
+    np.testing.assert_array_equal(both.observed, [44, 22])
 
 
 def save_films(folder: Path, names: list[str], size: int = 40) -> Path:

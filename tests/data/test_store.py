@@ -1,10 +1,13 @@
 """Finished stores: reading, pickling, and what is refused."""
 
 import json
+import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from films import films, manifest_of
 
@@ -126,3 +129,63 @@ def test_a_manifest_of_another_store_is_refused(made, tmp_path):
     manifest_of(["a.png"]).write(tmp_path / "store" / "manifest.parquet")
     with pytest.raises(InputError, match=r"manifest\.parquet.*1 rows"):
         _ = Store(tmp_path / "store").manifest
+
+
+# ---- images of another store -----------------------------------------------------------------------------------
+
+
+def borrow(lender, folder, **changed):
+    """A store with the lender's manifest that reads its images, as `pseudo` writes one."""
+    folder.mkdir(parents=True)
+    shutil.copy(lender / "manifest.parquet", folder)
+    borrowed = {"path": os.path.relpath(lender, folder), "content_hash": Store(lender).info.content_hash}
+    info = replace(Store(lender).info, content_hash="f0", borrowed=borrowed | changed)
+    info.write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("packing", ["npy", "jpeg"])
+def test_a_store_may_borrow_its_images_and_both_may_be_moved_together(made, tmp_path, packing):
+    shutil.copytree(made / packing, tmp_path / "data" / packing)
+    borrow(tmp_path / "data" / packing, tmp_path / "data" / "labels")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    store, lender = Store(tmp_path / "moved" / "labels"), Store(tmp_path / "moved" / packing)
+    assert store.images_folder == lender.path and lender.images_folder == lender.path
+    sent = pickle.loads(pickle.dumps(store))
+    for row in range(len(lender)):
+        np.testing.assert_array_equal(sent.image(row), lender.image(row))
+    assert not list(store.path.glob("images*"))
+
+
+def test_a_store_whose_lender_is_gone_or_another_one_says_so(made, tmp_path):
+    shutil.copytree(made / "npy", tmp_path / "films")
+    folder = borrow(tmp_path / "films", tmp_path / "labels")
+    (tmp_path / "films").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"labels borrows its images from the store .*films, which is not there; put"):
+        Store(folder)
+    shutil.copytree(made / "jpeg", tmp_path / "films")
+    with pytest.raises(InputError, match=r"labels borrows its images .*films, which was made anew since .*pseudo"):
+        Store(folder)
+
+
+def test_a_damaged_lender_is_named_and_not_the_store_that_borrows(made, tmp_path):
+    shutil.copytree(made / "npy", tmp_path / "films")
+    folder = borrow(tmp_path / "films", tmp_path / "labels")
+    cut(tmp_path / "films" / "images.npy")
+    with pytest.raises(InputError, match=r"films/images\.npy is damaged"):
+        Store(folder)
+
+
+def test_a_store_with_images_of_its_own_says_nothing_of_others(made):
+    assert "borrowed" not in json.loads((made / "npy" / "store.json").read_text())
+
+
+def test_codes_and_boxes_are_read_where_there_are_any(made, tmp_path):
+    assert Store(made / "npy").codes() is None and Store(made / "npy").boxes() is None
+    shutil.copytree(made / "npy", tmp_path / "store")
+    codes = pd.DataFrame({"source": "test", "image_id": ["000", "001"], "Mass": np.array([1, -2], np.int8)})
+    codes.to_parquet(tmp_path / "store" / "codes.parquet")
+    (tmp_path / "store" / "boxes.parquet").write_bytes(b"none")
+    pd.testing.assert_frame_equal(Store(tmp_path / "store").codes(), codes)
+    with pytest.raises(InputError, match=r"boxes\.parquet is damaged"):
+        Store(tmp_path / "store").boxes()

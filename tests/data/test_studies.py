@@ -137,6 +137,32 @@ def test_the_order_of_a_stores_label_columns_never_matters(order):
     np.testing.assert_array_equal(data.targets, np.array(list(values.values()), np.float32).T)
 
 
+@given(first=st.permutations(["Edema", "Hernia", "Other"]), second=st.permutations(["Lump", "Edema"]))
+@settings(deadline=None, derandomize=True, max_examples=8)
+def test_the_order_of_any_stores_label_columns_never_matters_in_a_mix(first, second):
+    known = {"Edema": [0, NAN], "Hernia": [1, 0], "Other": [1, 1], "Lump": [0.0, 1.0]}
+    rows = [("a", "PA"), ("b", "PA")]
+    stores = [store(rows, **{name: known[name] for name in order}) for order in (first, second)]
+    data = StudyDataset(stores, LABELS, image_size=8)
+    expected = np.float32([[0, NAN, 1], [NAN, NAN, 0], [0, 0, NAN], [NAN, 1, NAN]])
+    np.testing.assert_array_equal(data.targets, expected)
+    np.testing.assert_array_equal(data.__getitems__([0, 1, 2, 3])["target"], expected)
+
+
+def test_evaluation_on_several_stores_says_which_one_a_study_is_from():
+    rows = [("a", "PA"), ("b", "PA", "val"), ("c", "PA", "val")]
+    stores = [full(rows[:2]), full(rows[:1], source="mimic"), full(rows[1:], source="mimic")]
+    data = StudyDataset(stores, LABELS, split=["val"], level="study", image_size=8)
+    assert data.store_names == {0: "nih", 2: "mimic"}  # the one between has no such study
+    assert data.__getitems__([2, 0, 1])["store"].tolist() == [2, 0, 2]
+    for other in (
+        StudyDataset(stores, LABELS, split=["train"], image_size=8, training=True),
+        StudyDataset(stores[:1], LABELS, image_size=8),
+        StudyDataset(stores[:2], LABELS, split=["val"], image_size=8),
+    ):
+        assert "store" not in other[0]
+
+
 def test_several_stores_are_aligned_by_name_and_alias_and_unknown_is_nan():
     first = store([("a", "PA"), ("b", "PA")], Hernia=[1, 0], Edema=[0, 1])
     second = store([("c", "AP")], first=100, Lump=[1.0], Edema=[NAN])

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from longview import Batch, InputError
+from longview.data.families import check_apart
 from longview.data.files import ImageFiles
 from longview.data.images import Resize
 from longview.data.loader import film_loader, study_loader
@@ -21,7 +22,7 @@ from longview.data.phantom_store import PhantomSpec, make_phantom
 from longview.data.sampler import OrderState, StudySampler, even_batch
 from longview.data.sampling import Sampling
 from longview.data.store import Store, partial_folder
-from longview.data.studies import ImageStore, Level, StudyDataset, check_apart
+from longview.data.studies import ImageStore, Level, StudyDataset
 from longview.data.transforms import Augment, Preprocessing
 from longview.data.views import View, check_dropout, check_views
 from longview.labels import LabelSet
@@ -41,8 +42,9 @@ class StudyData(L.LightningDataModule):
     Args:
         labels: The label set of the run; a store's columns are matched by name or alias.
         stores: Folder of a store, several, or folder -> how often its studies are drawn per training epoch
-            (see :class:`~longview.data.sampler.StudySampler`). For prediction and testing also a folder of
-            plain images, an image, or a table with a path column, which are then read on the fly.
+            (see :class:`~longview.data.sampler.StudySampler`). Stores may know different labels: what one does not
+            know is NaN there. For prediction and testing also a folder of plain images, an image, or a table with a
+            path column, which are then read on the fly.
         level: `image`: each image is a study of its own; `study`: all views of a study stand together.
         image_size: Side of the images that the network sees, in pixels; stores may hold larger ones.
         batch_size: Studies per process and batch.
@@ -138,10 +140,12 @@ class StudyData(L.LightningDataModule):
             self._check_preprocessing()
         if stage in ("fit", "validate"):
             self._check_prepared(stage)
-            check_apart(self._stores)
+            if len(self._stores) > 1:
+                check_apart({str(store.path): store.manifest.table for store in self._stores})
         if stage == "fit":
             self._epoch = self.trainer.current_epoch - 1 if self.trainer else -1
             self._datasets["train"] = self._dataset(["train"], training=True)
+            _check_known(self._datasets["train"])
             self.positives: npt.NDArray[np.float64] = self._datasets["train"].positives
             """(L,) sums of the known label values of the training part, each study counted once."""
             self.observed: npt.NDArray[np.float64] = self._datasets["train"].observed
@@ -149,12 +153,21 @@ class StudyData(L.LightningDataModule):
             self.targets: npt.NDArray[np.float32] = self._datasets["train"].targets
             """(S, L) label values of the training studies, NaN where unknown."""
         if stage == "validate" or (stage == "fit" and (self.trainer is None or self.trainer.limit_val_batches)):
-            self._datasets["val"] = self._dataset(["val"])
+            missing: Literal["error", "warn"] = "warn" if stage == "validate" else "error"
+            self._datasets["val"] = self._dataset(["val"], missing_labels=missing)
         if stage == "test":
             self._datasets["test"] = self._dataset(self._unless_plain("test"), missing_labels="warn")
         if stage == "predict":
             self._datasets["predict"] = self._dataset(self._unless_plain(self.predict_split), missing_labels="ignore")
             _check_keys(self._datasets["predict"])
+
+    def store_names(self, part: str) -> dict[int, str]:
+        """What the stores of a part are called, by their number; empty where its studies come from one.
+
+        Args:
+            part: `train`, `val`, `test` or `predict`, once its stage was set up.
+        """
+        return self._datasets[part].store_names
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -349,6 +362,20 @@ def _compare_orders(before: OrderState, now: OrderState) -> None:
                 first,
                 second,
             )
+
+
+def _check_known(dataset: StudyDataset) -> None:
+    """Refuse to train labels of which no training study says anything, though some store has their column."""
+    unknown = [name for name, count in zip(dataset.labels.names, dataset.observed, strict=True) if not count]
+    if not unknown:
+        return
+    named, paths = ", ".join(unknown), ", ".join(str(store.path) for store in dataset.stores)
+    if set(unknown) & set(dataset.labels.source_names):
+        raise InputError(
+            f"no training study of {paths} says whether it has {named}: add a store that knows, fill them with "
+            f"`main.py pseudo`, or give --data.labels a label set without"
+        )
+    logger.warning("%s: derived, but no training study knows enough to derive them; nothing trains them", named)
 
 
 def _check_keys(dataset: StudyDataset) -> None:

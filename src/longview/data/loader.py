@@ -15,7 +15,7 @@ from longview.data.sampler import StudySampler
 from longview.data.studies import StudyDataset
 
 _AHEAD = 2  # batches that each worker reads ahead
-_SMALL = ("study", "view", "target")
+_SMALL = ("study", "view", "target", "store")
 _LARGE = ("images", "features")
 
 
@@ -31,8 +31,7 @@ class StudyLoader(DataLoader[Batch]):
         """Yield batches that are the caller's own."""
         for batch in super().__iter__():
             if self.num_workers > 0:
-                for name in _SMALL:
-                    batch[name] = torch.from_numpy(batch[name])
+                batch.update((name, torch.from_numpy(batch[name])) for name in _SMALL if name in batch)
                 if not self.pin_memory:
                     batch.update((name, batch[name].clone()) for name in _LARGE if name in batch)
             yield batch
@@ -103,7 +102,7 @@ def _for_transport(batch: Any) -> dict[str, Any]:
     """Datasets give whole batches; there is nothing to collate, but in a worker, what is small becomes an array."""
     values: dict[str, Any] = {**batch}  # a Batch
     if get_worker_info() is not None:
-        values.update((name, values[name].numpy()) for name in _SMALL)
+        values.update((name, values[name].numpy()) for name in _SMALL if name in values)
     return values
 
 

@@ -46,7 +46,8 @@ class StudySampler(DistributedSampler[Draw]):
     *Training* (`shuffle`): store `s` gives `round(passes[s] * sizes[s])` draws to each epoch: with 1 each of
     its studies once, with 0.5 a random half (another half each epoch), with 2 each twice; the epoch's length
     is their sum. Draws repeat a study only where `passes` is above 1, and as evenly as can be. All draws are
-    permuted together, or `sampling` draws as many among them. The last global batch is dropped where it is not
+    permuted together, or `sampling` draws as many among them: a label's positives in stores with `passes` 1 and 0.5
+    then come as 2 to 1, whatever share of the epoch the label gets. The last global batch is dropped where it is not
     full, so that all processes have equally many full batches; an epoch smaller than one global batch is one
     batch of `draws // world` per process.
 

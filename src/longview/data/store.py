@@ -8,8 +8,11 @@
                        leave holes, which take no room on disk); or
     offsets.npy        (manifest rows, 2) int64: manifest row -> first byte and length in images.bin
     rejected.csv       path and reason of each file that could not be read
+    codes.parquet      what the source's tables say before any policy, where they say more than present and absent
+    boxes.parquet      boxes of findings, where the source has any
 
-`longview prepare` makes one under another name and moves it into place when it is whole.
+`longview prepare` makes one under another name and moves it into place when it is whole. A store may borrow its
+images: `longview pseudo` writes other labels for the films of another store, whose files it reads, and copies none.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -35,6 +37,9 @@ import pandas as pd
 from longview import InputError
 from longview.data.images import Resize
 from longview.data.manifest import Manifest
+from longview.data.room import bytes_needed, check_room, existing_folder, folder_bytes, human_bytes
+
+__all__ = ["bytes_needed", "check_room", "existing_folder", "folder_bytes", "human_bytes"]  # for those who size a store
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +49,8 @@ Packing = Literal["npy", "jpeg"]
 FORMAT_VERSION = 1
 """Raised when a store that this version writes could be misread by an older one."""
 
-_JPEG_BYTES = 0.25  # bytes per pixel at most, of films of 256 to 1024 px at quality 92
-_BESIDE = 2000  # bytes per image for manifest, index and journal
-
 INFO_FILE, MANIFEST_FILE, REJECTED_FILE = "store.json", "manifest.parquet", "rejected.csv"
+CODES_FILE, BOXES_FILE = "codes.parquet", "boxes.parquet"
 IMAGES_FILE: dict[Packing, str] = {"npy": "images.npy", "jpeg": "images.bin"}
 INDEX_FILE: dict[Packing, str] = {"npy": "rows.npy", "jpeg": "offsets.npy"}
 
@@ -69,6 +72,7 @@ class StoreInfo:
         settings: Everything that decides the content, to tell whether it would come out the same again.
         content_hash: Of the manifest and every pixel; equal for equal stores, wherever they were made.
         longview_version: Version that wrote it.
+        borrowed: Where the images are another store's: its `path`, from this folder, and its `content_hash`.
     """
 
     format_version: int
@@ -83,10 +87,14 @@ class StoreInfo:
     settings: dict[str, Any]
     content_hash: str
     longview_version: str
+    borrowed: dict[str, str] | None = None
 
     def write(self, folder: Path) -> None:
         """Write `store.json` into a folder that is being made."""
-        (folder / INFO_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        data = asdict(self)
+        if self.borrowed is None:
+            del data["borrowed"]
+        (folder / INFO_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> StoreInfo:
@@ -109,8 +117,9 @@ class StoreInfo:
                 f"prepare the store again, or use the longview that wrote it ({data.get('longview_version')})"
             )
         names = {field.name for field in fields(cls)}
-        if set(data) != names:
-            raise InputError(f"{file} is damaged: its keys differ by {', '.join(sorted(set(data) ^ names))}")
+        if set(data) | {"borrowed"} != names:
+            differing = sorted((set(data) | {"borrowed"}) ^ names)
+            raise InputError(f"{file} is damaged: its keys differ by {', '.join(differing)}")
         return cls(**data)
 
 
@@ -225,46 +234,6 @@ def content_hash(table: pd.DataFrame, digests: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def check_room(output: Path, needed: int) -> None:
-    """Check that so many bytes can be written beside `output`.
-
-    Raises:
-        InputError: Where there is too little room; the message has the figures.
-    """
-    existing = existing_folder(output.parent)
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise InputError(
-            f"the store needs {human_bytes(needed)} more, {existing} has {human_bytes(free)} "
-            f"free; choose a smaller --size, --packing jpeg or another disk"
-        )
-
-
-def existing_folder(folder: Path) -> Path:
-    """The innermost folder on the way to `folder` that is there."""
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
-
-
-def bytes_needed(settings: Mapping[str, Any]) -> int:
-    """Room that a store of these settings takes at most, in bytes."""
-    share = 1 if settings["packing"] == "npy" else _JPEG_BYTES
-    return int(settings["images"] * (settings["size"] ** 2 * share + _BESIDE))
-
-
-def folder_bytes(folder: Path) -> int:
-    """Room that the files of a folder take on disk, in bytes."""
-    return sum(file.stat().st_blocks * 512 for file in folder.iterdir())  # POSIX: units of 512
-
-
-def human_bytes(count: float) -> str:
-    """`1.2 MB`, for messages."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def _why_no_store(folder: Path) -> str:
     again = "run the same `prepare` command again: it goes on where it stopped"
     if folder.name.startswith(".") and folder.name.endswith(".partial"):
@@ -277,6 +246,25 @@ def _why_no_store(folder: Path) -> str:
     return f"is not a store (it has no {INFO_FILE}); give the folder that `prepare` wrote"
 
 
+def _lender(path: Path, borrowed: Mapping[str, str]) -> Path:
+    """The folder that holds the images of a store that borrows them.
+
+    Raises:
+        InputError: Where it is gone, or holds other images by now.
+    """
+    folder = Path(os.path.normpath(path.resolve() / borrowed["path"]))
+    remedy = f"put it back, or write {path} again with the command that made it (pseudo --overwrite true)"
+    if not Store.is_store(folder):
+        raise InputError(f"{path} borrows its images from the store {folder}, which is not there; {remedy}")
+    found = StoreInfo.read(folder).content_hash
+    if found != borrowed["content_hash"]:
+        raise InputError(
+            f"{path} borrows its images from the store {folder}, which was made anew since (content {found}, not "
+            f"{borrowed['content_hash']}); {remedy}"
+        )
+    return folder
+
+
 class Store:
     """A finished store, opened for reading; opening reads no pixels and no rows of the manifest.
 
@@ -287,12 +275,15 @@ class Store:
         path: The folder that `prepare` wrote.
 
     Raises:
-        InputError: Where there is no store, it is only half made, or a file has the wrong size.
+        InputError: Where there is no store, it is only half made, a file has the wrong size, or the store whose images
+            it borrows is gone or another one.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.info = StoreInfo.read(self.path)
+        self.images_folder = self.path if self.info.borrowed is None else _lender(self.path, self.info.borrowed)
+        """Where the images are: in this store, or in the one that it borrows them from."""
         self._index: npt.NDArray[np.int64] = self._load(INDEX_FILE[self.info.packing], "r")
         self._pixels: npt.NDArray[np.uint8] = (
             self._load(IMAGES_FILE["npy"], "r") if self.info.packing == "npy" else self._open_blob()
@@ -326,8 +317,37 @@ class Store:
         """
         manifest = Manifest.read(self.path / MANIFEST_FILE)
         if len(manifest) != len(self):
-            raise self._damaged(MANIFEST_FILE, f"{len(manifest)} rows, {INFO_FILE} says {len(self)}")
+            file = self.path / MANIFEST_FILE
+            raise InputError(
+                f"{file} is damaged: {len(manifest)} rows, {INFO_FILE} says {len(self)}; prepare it again with "
+                f"--overwrite"
+            )
         return manifest
+
+    def codes(self) -> pd.DataFrame | None:
+        """What the source's tables say before any policy: `source`, `image_id`, an int8 column per label; else None.
+
+        Raises:
+            InputError: Where the file is damaged.
+        """
+        return self._beside(CODES_FILE)
+
+    def boxes(self) -> pd.DataFrame | None:
+        """Boxes of findings, a row each, in pixels of the raw film; None where the source has none.
+
+        Raises:
+            InputError: Where the file is damaged.
+        """
+        return self._beside(BOXES_FILE)
+
+    def _beside(self, name: str) -> pd.DataFrame | None:
+        file = self.path / name
+        if not file.is_file():
+            return None
+        try:
+            return pd.read_parquet(file)
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise InputError(f"{file} is damaged ({error}); prepare the store again with --overwrite") from error
 
     def image(self, row: int) -> npt.NDArray[np.uint8]:
         """The image of a manifest row, (S, S) uint8; read-only, and no copy, where the packing is npy."""
@@ -341,11 +361,11 @@ class Store:
         return np.asarray(decoded, np.uint8)
 
     def _damaged(self, name: str, what: str) -> InputError:
-        return InputError(f"{self.path / name} is damaged: {what}; prepare it again with --overwrite")
+        return InputError(f"{self.images_folder / name} is damaged: {what}; prepare it again with --overwrite")
 
     def _load(self, name: str, mode: Literal["r"]) -> npt.NDArray[Any]:
         """A .npy file as a plain array over its memory map (indexing a memmap costs several times more)."""
-        file = self.path / name
+        file = self.images_folder / name
         if not file.is_file():
             raise self._damaged(name, "it is missing")
         try:
@@ -354,7 +374,7 @@ class Store:
             raise self._damaged(name, str(error)) from error
 
     def _open_blob(self) -> npt.NDArray[np.uint8]:
-        file = self.path / IMAGES_FILE["jpeg"]
+        file = self.images_folder / IMAGES_FILE["jpeg"]
         if not file.is_file() or file.stat().st_size == 0:
             raise self._damaged(file.name, "it is missing or empty")
         return np.asarray(np.memmap(file, np.uint8, mode="r"))

@@ -26,6 +26,7 @@ from longview.data.features import FeatureFile
 from longview.data.manifest import Manifest
 from longview.data.sampler import Draw
 from longview.data.store import Store, table_hash
+from longview.data.store_names import store_names
 from longview.data.transforms import Augment, Pixels, resize_only
 from longview.data.views import View, check_dropout, check_views, choose, of_types, viewing_order
 from longview.labels import LabelSet
@@ -123,6 +124,9 @@ class StudyDataset(Dataset[Batch]):
         ]
         self.sizes = [len(part.targets) for part in parts]
         """Number of studies of each store."""
+        self.store_names = store_names(self.stores, self.sizes)
+        """What the stores with studies are called, by their number; empty where it is one. Batches of evaluation then
+        say which store each study is from."""
         if not sum(self.sizes):
             raise InputError(_no_images(self.stores, split))
         self._store = np.repeat(np.arange(len(parts)), self.sizes)  # (n,) the store of a study
@@ -185,6 +189,8 @@ class StudyDataset(Dataset[Batch]):
             target=torch.from_numpy(self.targets[studies]),
             ids=list(map(StudyKey, *(column[studies].tolist() for column in self._keys))),
         )
+        if self.store_names and not self.training:
+            batch["store"] = torch.from_numpy(self._store[studies])
         if self.features is None:
             batch["images"] = self._read(studies, generators, shown)
         else:
@@ -356,30 +362,3 @@ def _index(
     stays = stays[order]
     # of the study's own labels: an image that shows nothing may stand beside one that does
     return _Part(rows[stays], views[stays], np.bincount(study[stays]), derive(largest, labels), keys)
-
-
-def check_apart(stores: Sequence[ImageStore]) -> None:
-    """Refuse stores that together put a patient of one source into two splits.
-
-    Each store by itself has been checked as a manifest; prepared twice with another seed, two stores of one data
-    set would train on each other's validation patients.
-
-    Raises:
-        InputError: Naming the source, the first patients and the stores.
-    """
-    if len(stores) < 2:
-        return
-    columns = ["source", "patient_id", "split"]
-    parts = [store.manifest.table[columns].drop_duplicates().assign(store=str(store.path)) for store in stores]
-    known = pd.concat(parts, ignore_index=True)
-    known = known[known["split"] != "none"]
-    splits = known.groupby(["source", "patient_id"])["split"].nunique()
-    torn = splits[splits > 1].index
-    if len(torn):
-        source, patient = torn[0]
-        rows = known[(known["source"] == source) & (known["patient_id"] == patient)]
-        where = "; ".join(f"{row.split} in {row.store}" for row in rows.itertuples())
-        raise InputError(
-            f"{len(torn)} patients are in two splits of the stores together, first {patient!r} of {source}: {where}. "
-            f"Prepare both with the same splits (the same --seed and fractions), or use one of them"
-        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from longview.calibration import calibration_error
+from longview.calibration.figures import calibration_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from longview.outputs import make_folder
-from longview.tune_study import counted, finished
+from longview.tuning.study import counted, finished
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_curve
 
 from longview import InputError
-from longview.fitting import choose_thresholds
-from longview.thresholds import Points, Rule, achieved, parse_rules
+from longview.calibration.fitting import choose_thresholds
+from longview.calibration.thresholds import Points, Rule, achieved, parse_rules
 
 RULES = ["f1", "youden", "sensitivity=0.8", "specificity=0.9", "cost=5"]
 

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from longview import InputError
-from longview.tune_study import TrialFailedError, counted, finished, open_storage, open_study, search
+from longview.tuning.study import TrialFailedError, counted, finished, open_storage, open_study, search
 
 FINGERPRINT = {"monitor": "val/map", "trainer.max_epochs": 3}
 FIRST = {"x": 0.5}
@@ -48,7 +48,7 @@ def numbers(study, *states):
 WORKER = """
 import sys, time
 import optuna
-from longview.tune_study import open_storage, open_study, search
+from longview.tuning.study import open_storage, open_study, search
 url, wanted, pause, log = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 def objective(trial):
@@ -211,7 +211,7 @@ def test_another_search_under_the_same_name_is_refused_by_what_differs(url):
 
 def test_a_study_whose_creator_was_killed_before_it_began_is_taken_over(url, monkeypatch):
     optuna.create_study(study_name="s", storage=open_storage(url), direction="maximize")
-    monkeypatch.setattr("longview.tune_study._wait_for_fingerprint", lambda study: None)
+    monkeypatch.setattr("longview.tuning.study._wait_for_fingerprint", lambda study: None)
     study = opened(url)
     search(study, objective, 2)
     assert study.trials[0].params == FIRST

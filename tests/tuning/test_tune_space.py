@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longview import InputError
-from longview.tune_space import Choice, Range, Space
+from longview.tuning.space import Choice, Range, Space
 
 CONFIG = {
     "seed_everything": 0,

@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longview import InputError
-from longview.calibration import Figures
-from longview.calibration_file import CalibratedLabel, Calibration, plain
-from longview.calibrators import (
+from longview.calibration.calibrators import (
     SLOWEST,
     Beta,
     Calibrator,
@@ -25,7 +23,9 @@ from longview.calibrators import (
     fit_platt,
     fit_temperature,
 )
-from longview.thresholds import Rule
+from longview.calibration.figures import Figures
+from longview.calibration.file import CalibratedLabel, Calibration, plain
+from longview.calibration.thresholds import Rule
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longview import InputError
-from longview.calibration import EDGE
+from longview.calibration.figures import EDGE
 
 FloatArray = npt.NDArray[np.float64]
 

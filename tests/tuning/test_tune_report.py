@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from longview.tune_report import best_trial, importances, results, results_table, value_of, write_report
+from longview.tuning.report import best_trial, importances, results, results_table, value_of, write_report
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Credentials = Literal["", "physionet", "kaggle", "google", "link"]
-"""What a step needs that only the user has; see :func:`longview.download.missing_credentials`."""
+"""What a step needs that only the user has; see :func:`longview.downloading.download.missing_credentials`."""
 
 _PHYSIONET = "https://physionet.org"
 _CREDENTIALED = "PhysioNet Credentialed Health Data License 1.5.0; no sharing, no third-party services"

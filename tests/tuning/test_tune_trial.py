@@ -8,8 +8,8 @@ import optuna
 import pytest
 
 from longview import InputError
-from longview.tune_study import TrialFailedError
-from longview.tune_trial import Report, check_one_process, run_trial
+from longview.tuning.study import TrialFailedError
+from longview.tuning.trial import Report, check_one_process, run_trial
 
 
 class Trial:

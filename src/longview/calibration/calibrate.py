@@ -13,20 +13,19 @@ import pandas as pd
 from rich.console import Console
 
 from longview import InputError
-from longview.calibration_file import (
+from longview.calibration.file import (
     CALIBRATION,
-    MODEL,
     attributes_of,
 )
-from longview.calibration_report import per_label_rows, report_table
+from longview.calibration.fitting import Fit, Known, Method, fit
+from longview.calibration.reliability import plot_reliability
+from longview.calibration.report import per_label_rows, report_table
+from longview.calibration.thresholds import Rule, parse_rules
 from longview.evaluate import with_derived
-from longview.fitting import Fit, Known, Method, fit
 from longview.joining import columns_of, join_keys, sha256
 from longview.labels import LabelSet
 from longview.outputs import make_folder
-from longview.predictions import labels_of, read_predictions, write_predictions
-from longview.reliability import plot_reliability
-from longview.thresholds import Rule, parse_rules
+from longview.predictions import MODEL, labels_of, read_predictions, write_predictions
 from longview.truth import Truth, match
 
 logger = logging.getLogger(__name__)

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from longview import InputError, cli
-from longview.calibrate import calibrate
-from longview.calibration import Figures
-from longview.calibration_file import CALIBRATION, MODEL, CalibratedLabel, Calibration, attributes_of
-from longview.calibrators import Beta, Isotonic, Platt, Temperature
+from longview.calibration.calibrate import calibrate
+from longview.calibration.calibrators import Beta, Isotonic, Platt, Temperature
+from longview.calibration.figures import Figures
+from longview.calibration.file import CALIBRATION, CalibratedLabel, Calibration, attributes_of
+from longview.calibration.reliability import plot_reliability, reliability
 from longview.data.manifest import Manifest
-from longview.predictions import read_predictions
+from longview.predictions import MODEL, read_predictions
 from longview.ranking import per_label
-from longview.reliability import plot_reliability, reliability
 
 LABELS = ["Mass", "Nodule", "Hernia"]
 IDS = ["patient_id", "study_id", "image_id"]
@@ -52,7 +52,7 @@ def drawn(seed=0, sharpness=3.0):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Plots as empty files: half a second less each time."""
-    monkeypatch.setattr("longview.calibrate.plot_reliability", lambda *_, file, **__: file.touch())
+    monkeypatch.setattr("longview.calibration.calibrate.plot_reliability", lambda *_, file, **__: file.touch())
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_a_failure_leaves_an_earlier_calibration_as_it_was(setting, monkeypatch)
     def broken(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("longview.calibrate.plot_reliability", broken)
+    monkeypatch.setattr("longview.calibration.calibrate.plot_reliability", broken)
     with pytest.raises(OSError, match="No space"):
         run(setting, method="platt")
     assert {file.name: file.read_bytes() for file in (setting / "out").iterdir()} == before

@@ -22,8 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from longview import InputError
-from longview.archives import ARCHIVES, Archive, Credentials, Step
-from longview.checksums import check_folder
+from longview.downloading.archives import ARCHIVES, Archive, Credentials, Step
+from longview.downloading.checksums import check_folder
 from longview.outputs import make_folder
 
 logger = logging.getLogger(__name__)

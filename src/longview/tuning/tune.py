@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from longview import InputError
-from longview.tune_space import Space, Value
+from longview.tuning.space import Space, Value
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -130,7 +130,7 @@ def make_plan(space: Space, options: Sequence[str], monitor: str = "val/map", st
     Raises:
         InputError: For unknown keys and values, before anything is trained.
     """
-    from longview.tune_trial import check, check_one_process, describe
+    from longview.tuning.trial import check, check_one_process, describe
 
     if not any(word == "--config" or word.startswith("--config=") for word in options):
         raise InputError("tune needs --config EXPERIMENT, as fit does")
@@ -155,7 +155,7 @@ def make_plan(space: Space, options: Sequence[str], monitor: str = "val/map", st
 
 def _culprit(plan: Plan, values: Mapping[str, Value]) -> str | None:
     """Key, value and reason of the first setting that cannot be had by itself."""
-    from longview.tune_trial import check
+    from longview.tuning.trial import check
 
     for setting in plan.space.settings:
         value = values[setting.key]
@@ -198,7 +198,7 @@ class Search:
         """
         import optuna
 
-        from longview.tune_study import counted, finished, open_storage, open_study, search
+        from longview.tuning.study import counted, finished, open_storage, open_study, search
 
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # each trial is told below
         plan = self.plan
@@ -219,7 +219,7 @@ class Search:
 
     def objective(self, trial: Trial) -> float:
         """Train one trial; returns its best validation."""
-        from longview.tune_trial import Report, run_trial
+        from longview.tuning.trial import Report, run_trial
 
         plan = self.plan
         values = plan.space.suggest(trial)
@@ -237,8 +237,8 @@ class Search:
 
     def after(self, study: Study) -> None:
         """Say what a trial came to, and keep no checkpoints but the best trial's."""
-        from longview.tune_report import best_trial, value_of
-        from longview.tune_study import counted, this_process
+        from longview.tuning.report import best_trial, value_of
+        from longview.tuning.study import counted, this_process
 
         mine = [trial for trial in counted(study) if trial.user_attrs.get("owner") == this_process()]
         best = best_trial(study)
@@ -263,8 +263,8 @@ class Search:
         Raises:
             InputError: Where no trial finished, with the first one's reason.
         """
-        from longview.tune_report import best_trial, results_table, write_report
-        from longview.tune_study import counted
+        from longview.tuning.report import best_trial, results_table, write_report
+        from longview.tuning.study import counted
 
         write_report(study, self.plan.monitor, lambda trial: self.best_yaml(study, trial), self.output)
         best = best_trial(study)
@@ -280,8 +280,8 @@ class Search:
 
     def best_yaml(self, study: Study, trial: FrozenTrial) -> str:
         """Text of best.yaml."""
-        from longview.tune_report import best_yaml
-        from longview.tune_trial import describe
+        from longview.tuning.report import best_yaml
+        from longview.tuning.trial import describe
 
         config = describe(self.plan.command(trial.params))
         config["name"] = f"{config['name']}_tuned"

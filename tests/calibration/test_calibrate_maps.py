@@ -9,8 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from longview import InputError
-from longview.calibration import cross_entropy
-from longview.calibrators import (
+from longview.calibration.calibrators import (
     SLOWEST,
     STEEPEST,
     Beta,
@@ -24,7 +23,8 @@ from longview.calibrators import (
     logarithms,
     softened,
 )
-from longview.fitting import fit_labels, flat, held_out
+from longview.calibration.figures import cross_entropy
+from longview.calibration.fitting import fit_labels, flat, held_out
 from longview.ranking import auroc_ap
 
 FITS = [fit_temperature, fit_platt, fit_beta, fit_isotonic]

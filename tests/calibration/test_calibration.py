@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
-from longview.calibration import Figures, calibration_error
+from longview.calibration.figures import Figures, calibration_error
 
 
 def plain(probability, target, bins=15):

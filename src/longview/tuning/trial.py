@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from longview import InputError, training
 from longview.callbacks import TensorBoardReport
-from longview.tune_study import TrialFailedError
+from longview.tuning.study import TrialFailedError
 
 _QUIET = [
     "--test_after_fit=false",

@@ -11,8 +11,8 @@ from jsonargparse import auto_cli, capture_parser
 
 from longview import InputError, cli
 from longview.cli import main
-from longview.tune import Plan, make_plan, tune
-from longview.tune_space import Space
+from longview.tuning.space import Space
+from longview.tuning.tune import Plan, make_plan, tune
 from runs import NAMES, ROOT, TINY
 
 SPACE = """
@@ -91,7 +91,7 @@ def test_the_terminal_is_quiet_and_the_trials_log_is_kept(printed, folder):
 
 
 def test_best_yaml_is_exactly_the_best_trials_configuration(printed, folder, options):
-    from longview.tune_trial import describe
+    from longview.tuning.trial import describe
 
     text = (folder / "report/best.yaml").read_text()
     assert text.startswith(f"# uv run main.py fit --config {folder}/report/best.yaml\n")
@@ -192,7 +192,7 @@ def test_options_out_of_range_are_refused(folder):
     ("name", "experiment"), [("demo", "demo.yaml"), ("cxr", "experiment/cxr_lt_2024_image.yaml")]
 )  # fmt: skip
 def test_a_space_of_the_package_fits_its_experiment(name, experiment):
-    from longview.tune_trial import check, describe
+    from longview.tuning.trial import check, describe
 
     file = ROOT / f"configs/space/{name}.yaml"
     first_line = file.read_text(encoding="utf-8").splitlines()[0]

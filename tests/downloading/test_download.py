@@ -9,10 +9,11 @@ import stat
 
 import pytest
 
-from longview import InputError, checksums, cli
-from longview import download as download_module
-from longview.archives import ARCHIVES
-from longview.download import download, shown, words
+from longview import InputError, cli
+from longview.downloading import checksums
+from longview.downloading import download as download_module
+from longview.downloading.archives import ARCHIVES
+from longview.downloading.download import download, shown, words
 
 TOOLS = ("wget", "gsutil", "kaggle", "azcopy", "git", "unzip", "tar")
 

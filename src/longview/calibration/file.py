@@ -1,6 +1,6 @@
 """The file that `calibrate` writes: how each label's probability is corrected and cut, and what that rests on.
 
-Predictions say which model they are of in the attributes of their table (:data:`MODEL`), which a parquet file keeps,
+Predictions say which model they are of in the attributes of their table (`MODEL`), which a parquet file keeps,
 and whether they are calibrated already (:data:`CALIBRATION`).
 """
 
@@ -20,14 +20,11 @@ import numpy as np
 import pandas as pd
 
 from longview import InputError, __version__
-from longview.calibrators import Beta, Calibrator, Isotonic, Platt, Temperature
+from longview.calibration.calibrators import Beta, Calibrator, Isotonic, Platt, Temperature
 from longview.joining import some
-from longview.predictions import labels_of
+from longview.predictions import MODEL, labels_of
 
 logger = logging.getLogger(__name__)
-
-MODEL = "longview_model"
-"""Attribute of a prediction table: SHA-256 of the checkpoint it was made with."""
 
 CALIBRATION = "longview_calibration"
 """Attribute of a prediction table: SHA-256 of the calibration that was applied to it."""
@@ -171,7 +168,7 @@ class Calibration:
 
 
 def attributes_of(file: Path) -> dict[str, Any]:
-    """Attributes of a table of predictions in a file (:data:`MODEL`, :data:`CALIBRATION`); a CSV has none."""
+    """Attributes of a table of predictions in a file (`MODEL`, `CALIBRATION`); a CSV has none."""
     if file.suffix != ".parquet":
         return {}
     import pyarrow.parquet as pq

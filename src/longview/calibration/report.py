@@ -9,10 +9,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from longview.calibration_file import parameters
-from longview.calibrators import Isotonic
-from longview.fitting import Fit
-from longview.thresholds import Rule, achieved
+from longview.calibration.calibrators import Isotonic
+from longview.calibration.file import parameters
+from longview.calibration.fitting import Fit
+from longview.calibration.thresholds import Rule, achieved
 
 
 def per_label_rows(result: Fit, rules: Sequence[Rule]) -> list[dict[str, Any]]:

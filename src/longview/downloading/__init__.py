@@ -1,0 +1,1 @@
+"""Getting data sets by their owners' own tools, and checking what arrived."""
