@@ -205,6 +205,8 @@ TORCH_FREE = [
     "longview.downloading.download",
     "longview.data.families",
     "longview.filling",
+    "longview.launch",
+    "longview.pipeline",
     "longview.pseudo",
     "longview.tuning.tune",
     "longview.tuning.space",

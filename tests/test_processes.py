@@ -58,6 +58,8 @@ def test_two_processes_train_test_and_predict_like_one(store, tmp_path):
     first, second = (pd.read_csv(folder / "metrics.csv") for folder in (one, tmp_path / "two/nih_1000/version_0"))
     for key in ("val/loss", "val/map", "val/auroc", "test/loss", "test/map", "test/auroc"):
         assert second[key].dropna().item() == pytest.approx(first[key].dropna().item(), abs=1e-5), key
+    assert [place.name for place in (tmp_path / "two/nih_1000").iterdir()] == ["version_0"]  # one writer
+    assert not second["step"].where(second["train/loss"].notna()).dropna().duplicated().any()
     together = predict(one, tmp_path / "two.parquet", "--data.predict_split=all", *FORKED)
     alone = predict(one, tmp_path / "one.parquet", "--data.predict_split=all")
     assert len(alone) == alone["study_id"].nunique() == 24
@@ -117,6 +119,45 @@ def test_a_stopped_fit_says_how_to_go_on(sent, code, store, tmp_path):
     assert process.returncode == code, out[-2000:]
     assert "to go on: uv run main.py fit --ckpt_path" in " ".join(out.split())
     read_checkpoint(folder / "last.ckpt")
+
+
+def test_two_processes_that_were_terminated_go_on_exactly(store, tmp_path):
+    """They stop after the same batch, though one of them gets the signal; one process goes on with their run."""
+    options = [
+        "--trainer.max_epochs=12",
+        "--model.network.init_args.decoder.init_args.dropout=0",
+        "--model.network.init_args.encoder.init_args.name=test_vit",
+        "--trainer.sync_batchnorm=false",
+    ]
+    folder = tmp_path / "nih_1000/version_0"
+    process = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}", *options, *TWO,
+                     "--data.batch_size=2", "--test_after_fit=false", wait=False)  # fmt: skip
+    stop_when(process, (folder / "checkpoints/last.ckpt").exists, signal.SIGTERM)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, out[-2000:]
+    fit(store, tmp_path, *options, f"--ckpt_path={folder}/checkpoints/last.ckpt")
+    assert [place.name for place in folder.parent.iterdir()] == ["version_0"]
+    files = [*sorted(folder.glob("metrics.*.csv")), folder / "metrics.csv"]
+    whole = fit(store, tmp_path / "whole", *options)
+    parts = pd.concat([pd.read_csv(file) for file in files])
+    expected = pd.read_csv(whole / "metrics.csv")
+    for name in ("train/loss", "val/loss"):  # that of training is the first process's own
+        parts_of = parts.dropna(subset=[name]).drop_duplicates("step", keep="last")
+        assert parts_of["step"].tolist() == expected.dropna(subset=[name])["step"].tolist()
+    np.testing.assert_allclose(parts_of["val/loss"], expected["val/loss"].dropna(), atol=1e-3, rtol=0)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(store, tmp_path, capsys):
+    last = tmp_path / "nih_1000/version_0/checkpoints/last.ckpt"
+    process = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}",
+                     "--trainer.max_epochs=500", wait=False)  # fmt: skip
+    stop_when(process, last.exists, signal.SIGSTOP)
+    with pytest.raises(SystemExit) as refused:
+        main(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=501"])
+    process.kill()
+    process.communicate()
+    assert refused.value.code == 2
+    assert f"another run is writing to {last.parents[1]} (process {process.pid} on " in capsys.readouterr().err
 
 
 def test_a_killed_predict_leaves_nothing_under_the_outputs_name(run_folder, store, tmp_path):

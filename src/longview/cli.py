@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 TOOLS: dict[str, tuple[str, str]] = {
     "phantom": ("longview.data.phantom.phantom", "draw a synthetic data set in a real data set's own layout"),
-    "download": ("longview.downloading.download.download", "what each data set demands; its owner's tool, shown or run; checksums"),
+    "download": (
+        "longview.downloading.download.download",
+        "what each data set demands; its owner's tool, shown or run; checksums",
+    ),
     "prepare": (
         "longview.data.prepare.prepare",
         "read a raw data set once into a store: manifest and packed images",
@@ -33,7 +36,10 @@ TOOLS: dict[str, tuple[str, str]] = {
     "labels": ("longview.label_report.labels", "list label sets; show one: prompts, hierarchy, counts, text heat-map"),
     "pseudo": ("longview.pseudo.pseudo", "fill what a store does not know with predictions, as a store without images"),
     "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: tables, ROC and PR plots"),
-    "calibrate": ("longview.calibration.calibrate.calibrate", "fit calibration and thresholds on validation predictions"),
+    "calibrate": (
+        "longview.calibration.calibrate.calibrate",
+        "fit calibration and thresholds on validation predictions",
+    ),
     "submit": (
         "longview.submission.submit",
         "write a challenge's CSV and zip from predictions and its sample file",
@@ -212,6 +218,9 @@ def _apart(function: Callable[..., None], arguments: list[str]) -> tuple[list[st
 def _run_training(arguments: list[str]) -> LongviewCLI:
     # idle OpenMP threads that spin slow down data loading and each other; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from longview import launch
+
+    launch.listen()  # a cluster's signal may come while torch is still being imported
     _log_to_terminal()
     from longview.training import run
 

@@ -8,9 +8,10 @@ from typing import TypeVar
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from longview import InputError
+from longview import InputError, launch
 from longview.mixing import Mixing
 
 Kind = TypeVar("Kind", bound=Callback)
@@ -42,6 +43,22 @@ def check_callbacks(trainer: pl.Trainer, figures: Sequence[str], cached: bool) -
         )
     if mixing and cached:
         raise InputError("Mixing changes films, and --feature_cache trains on features; leave out one of them")
+
+
+def check_launch(trainer: pl.Trainer) -> None:
+    """Refuse processes that are not those the trainer is for, and ways of sharing the work that do not work here.
+
+    Raises:
+        InputError: Saying what to change.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if environment.creates_processes_externally:
+        launch.check_world(environment.world_size(), trainer.num_devices, trainer.num_nodes)
+    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+        raise InputError(
+            f"trainer.strategy: {type(trainer.strategy).__name__} cuts parameters into pieces without shape, by which "
+            f"weight decay and stages know them, and the networks here fit into one GPU; use ddp"
+        )
 
 
 def forget_averages(trainer: pl.Trainer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from longview import InputError
+from longview import InputError, launch
 from longview.arguments import option, with_checkpoint, with_whole_labels
 from longview.callbacks import (
     LastCheckpoint,
@@ -31,9 +30,11 @@ from longview.checkpoints import labels_of, read_checkpoint
 from longview.data.datamodule import StudyData
 from longview.feature_cache import FeatureCache, check_unchanging
 from longview.labels import LabelSet
+from longview.notices import mismatch, quiet
 from longview.parsers import OneLineErrors
+from longview.preemption import Preemption
 from longview.tasks import ClassificationTask
-from longview.together import check_callbacks, forget_averages
+from longview.together import check_callbacks, check_launch, forget_averages
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ class LongviewCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Decide where the run is kept, and that only a run of `fit` keeps anything."""
+        launch.listen()
+        self.claims = launch.Claims()
         self.resumed = self.resumed_folder() if self.subcommand == "fit" else None
         # a run that goes on in its own folder replaces its own configuration
         self.save_config_kwargs = {"config_filename": f"{self.subcommand}.yaml", "overwrite": self.resumed is not None}
@@ -131,12 +134,23 @@ class LongviewCLI(LightningCLI):
         torch.set_float32_matmul_precision("high")
 
     def resumed_folder(self) -> Path | None:
-        """The folder of the run that `--ckpt_path` continues, where the new one has the same root and name."""
+        """The folder of the run that is continued: that of this SLURM job, queued again, or that of `--ckpt_path`.
+
+        The latter where the new run has the same root and name.
+        """
+        config = self._get(self.config, "trainer")
+        home = Path(config["default_root_dir"]) / self._get(self.config, "name")
+        mine = launch.folder_of_job(home)
+        if mine is not None:
+            last = mine / "checkpoints" / "last.ckpt"
+            if last.is_file():
+                self.config[self.subcommand]["ckpt_path"] = str(last)
+            log.info("the job goes on in %s, %s", mine, f"from {last.name}" if last.is_file() else "from its start")
+            return mine
         path = self._get(self.config, "ckpt_path")
         if path is None:
             return None
         folder = Path(path).resolve().parent.parent
-        home = Path(self._get(self.config, "trainer")["default_root_dir"]) / self._get(self.config, "name")
         is_run = folder.name.startswith("version_") and folder.parent == home.resolve()
         return folder if is_run else None
 
@@ -212,9 +226,13 @@ class LongviewCLI(LightningCLI):
         except SystemExit:
             if not self.trainer.interrupted and not self.trainer.received_sigterm:
                 raise
+        finally:
+            self.claims.release()
         if self.trainer.received_sigterm:
             self._say_how_to_go_on()
-            raise SystemExit(143)  # 128 + SIGTERM, as a shell reports it
+            requeue = any(callback.requeue for callback in self.kept if isinstance(callback, Preemption))
+            # 128 + SIGTERM, as a shell reports it; of the first process alone, for a launcher ends the others with it
+            raise SystemExit((launch.INTERRUPTED if requeue else 143) if self.trainer.is_global_zero else 0)
         if self.trainer.interrupted:
             self._say_how_to_go_on()
             raise KeyboardInterrupt
@@ -227,6 +245,16 @@ class LongviewCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with longview's loggers (where none are configured) and callbacks."""
+        launch.check_start(self._get(self.config_init, "trainer"))
+        try:
+            trainer = self._trainer(**kwargs)
+            check_launch(trainer)
+        except BaseException:
+            self.claims.release()
+            raise
+        return trainer
+
+    def _trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         self.kept = self.own_callbacks()
         lasts = [callback for callback in self.kept if isinstance(callback, LastCheckpoint)]
@@ -262,20 +290,27 @@ class LongviewCLI(LightningCLI):
             raise InputError(f"save_minutes is {minutes}; it must be above 0")
         folder = self._get(self.config, "checkpoint")["dirpath"]
         cache = self._get(self.config, "feature_cache")
+        if folder is not None:
+            self.claims.take(Path(folder))
+        # Lightning's own `save_last` only copies the best one
+        last = LastCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True)
         return [
             *([] if cache is None else [FeatureCache(Path(cache))]),
             SeededSteps(seed),
             ResultTable(),
             TensorBoardReport(),
-            # Lightning's own `save_last` only copies the best one
-            LastCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True),
+            Preemption(last),
+            last,
             LastCheckpoint(folder, train_time_interval=timedelta(minutes=minutes)),
         ]
 
     def own_loggers(self, root: str) -> list[Any]:
         """TensorBoard and a CSV of the same figures, in one folder of the run."""
         name = self._get(self.config_init, "name")
-        version = None if self.resumed is None else int(self.resumed.name.removeprefix("version_"))
+        folder = self.resumed or self.claims.new(Path(root) / name)
+        if self.resumed is not None:
+            self.claims.take(self.resumed)
+        version = None if folder is None else int(folder.name.removeprefix("version_"))
         board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
         if self.resumed is not None:
             keep_figures(self.resumed)
@@ -326,7 +361,7 @@ def parse(arguments: list[str]) -> Any:
 
 def describe(arguments: list[str]) -> dict[str, Any]:
     """The whole configuration of a command as plain data, as its YAML file would have it."""
-    _quiet(arguments[0])
+    quiet(arguments[0])
     cli = _build(_ParseOnly, with_whole_labels(arguments))
     with warnings.catch_warnings():  # the older name of skip_unset, which Lightning's parser still takes
         warnings.filterwarnings("ignore", message=r"\s*skip_none parameter was deprecated")
@@ -345,7 +380,7 @@ def run(arguments: list[str], cli: type[LongviewCLI] = LongviewCLI) -> LongviewC
     Raises:
         InputError: For whatever the user can mend.
     """
-    _quiet(arguments[0])
+    quiet(arguments[0])
     try:
         return _build(cli, with_checkpoint(with_whole_labels(arguments)))
     except MisconfigurationException as error:
@@ -353,41 +388,10 @@ def run(arguments: list[str], cli: type[LongviewCLI] = LongviewCLI) -> LongviewC
         raise InputError(" ".join(str(error).split()).rstrip("!.") + remedy) from error
     except (RuntimeError, ValueError, TypeError) as error:
         if "Error(s) in loading state_dict" in str(error):
-            raise InputError(_mismatch(str(error), option(arguments, "--ckpt_path"))) from error
+            raise InputError(mismatch(str(error), option(arguments, "--ckpt_path"))) from error
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):  # jsonargparse wraps what a constructor raises
             cause = cause.__cause__ or cause.__context__
         if cause is not None and cause is not error:
             raise cause from None
         raise
-
-
-def _quiet(verb: str) -> None:
-    """Send Lightning's log lines where ours go, and leave out warnings that say nothing here."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()
-    unhelpful = [
-        ".*does not have many workers.*",
-        ".*Experiment logs directory .* exists and is not empty.*",  # two loggers share it; earlier figures are kept
-        ".*in eval mode at the start of training.*",  # what `freeze` names; nothing else is
-        '.*`.test\\(ckpt_path="best"\\)` is called with Trainer configured with multiple.*',  # the first is the best
-        ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own folder
-        ".*You.re using the WeightAveraging callback with a model that overrides.*",  # no layer of ours is sharded
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 calls older names of torch
-    ]
-    if verb != "fit":  # the checkpoint's own best path and callbacks are its run's affair
-        unhelpful += [".*The dirpath has changed from.*", ".*callbacks used to create the checkpoint need to.*"]
-    for message in unhelpful:
-        warnings.filterwarnings("ignore", message=message)
-    # Lightning 2.6 calls older names of jsonargparse
-    warnings.filterwarnings("ignore", message=".*was deprecated in v4.49.0.*", module="jsonargparse|lightning")
-
-
-def _mismatch(message: str, path: str | None) -> str:
-    """One line of what torch lists over pages."""
-    names = re.findall(r'"([\w.]+)"', message) + re.findall(r"size mismatch for ([\w.]+):", message)
-    shown = ", ".join(names[:2])
-    return (
-        f"{path} does not fit the configured network: {len(names)} tensors differ, such as {shown}. --ckpt_path goes "
-        f"on with the same run; to start another stage from its weights give --model.pretrained {path} instead"
-    )
