@@ -19,7 +19,7 @@ from longview.outputs import staged
 from longview.ranking import auroc_ap, per_label
 
 LABELS = ["Mass", "Nodule", "Hernia"]
-REPORT = {"metrics.json", "per_label.csv", "roc.png", "pr.png", "per_label.png"}
+REPORT = {"metrics.json", "per_label.csv", "intervals.csv", "confusion.csv", "roc.png", "pr.png", "per_label.png"}
 
 
 def manifest(patients=40, views=2):
@@ -53,8 +53,8 @@ def predicted(table, level="image", seed=1):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Plots as empty files: half a second less per evaluation."""
-    monkeypatch.setattr("longview.evaluate.plot_curves", lambda *_, file, **__: file.touch())
-    monkeypatch.setattr("longview.evaluate.plot_bars", lambda *_: _[-1].touch())
+    monkeypatch.setattr("longview.score_report.plot_curves", lambda *_, file, **__: file.touch())
+    monkeypatch.setattr("longview.score_report.plot_bars", lambda *_: _[-1].touch())
 
 
 @pytest.fixture
@@ -96,7 +96,8 @@ def test_a_store_gives_the_predicted_part_and_the_groups(run, tmp_path, capsys):
     assert (report["splits"], report["rows"]) == (["test"], 20)
     train = truth.query("split == 'train'")[LABELS].mean()
     assert sorted(report["groups"]["head"]["labels"]) == sorted(train.index[train > 0.1])
-    assert report["groups"]["tail"] == {"labels": [], "map": None, "auroc": None}
+    tail = report["groups"]["tail"]
+    assert (tail["labels"], tail["map"], tail["auroc"], tail["figures"]["map"]["low"]) == ([], None, None, None)
     assert "mean of 3" in capsys.readouterr().out
 
 
@@ -284,7 +285,7 @@ def test_a_full_disk_leaves_the_earlier_report(run, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("longview.evaluate.plot_bars", full)
+    monkeypatch.setattr("longview.score_report.plot_bars", full)
     with pytest.raises(OSError, match="No space"):
         run(predicted(truth, seed=5), truth)
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
@@ -340,8 +341,8 @@ def test_no_figure_of_the_bars_is_struck_through_by_the_mark_of_chance(tmp_path,
     rng = np.random.default_rng(0)
     targets = rng.random((400, labels)) < np.geomspace(0.5, 0.02, labels)
     names = [f"Label {number}" for number in range(labels)]
-    drawn, blank = [], curves._figure
-    monkeypatch.setattr(curves, "_figure", lambda *inches: drawn.append(blank(*inches)) or drawn[0])
+    drawn, blank = [], curves.empty_figure
+    monkeypatch.setattr(curves, "empty_figure", lambda *inches: drawn.append(blank(*inches)) or drawn[0])
     curves.plot_bars(names, per_label(rng.random(targets.shape), targets), {}, tmp_path / "bars.png")
     for axis in drawn[0].axes:
         marks = [axis.transData.transform(line) for line in axis.collections[0].get_segments()]
@@ -465,3 +466,153 @@ def test_a_model_without_the_derived_labels_is_scored_on_its_own(run, hierarchy,
     assert (partly["labels"], partly["hierarchy"]["edges"]) == (4, 3)  # Lesion is stepped over
     run(predicted(truth), truth, labels=hierarchy)
     assert not (tmp_path / "out" / "violations.csv").exists()  # none of an earlier report is left
+
+
+def test_every_figure_has_an_interval_that_holds_it(run, tmp_path, capsys):
+    truth = manifest(patients=200).query("split == 'test'")
+    report = run(predicted(truth), truth)
+    assert report["bootstrap"] | {"left_out": 0} == {
+        "resamples": 1000, "seed": 0, "level": 0.95, "clusters": 50, "unit": "patient", "left_out": 0,
+    }  # fmt: skip
+    for name in ("map", "auroc", "ap_micro", "auroc_micro", "ap_weighted", "f1", "f1_micro", "mcc", "brier"):
+        found = report["overall"][name]
+        assert found["low"] <= found["value"] <= found["high"] and found["error"] > 0, name
+    assert report["overall"]["map"]["value"] == pytest.approx(report["map"])
+    assert report["label_figures"]["Mass"]["ap"]["value"] == report["per_label"][2]["ap"]
+    assert "1,000 resamples of 50 patients" in " ".join(capsys.readouterr().out.split())
+    table = pd.read_csv(tmp_path / "out" / "intervals.csv", keep_default_na=False)
+    row = table.query("of == 'label' and name == 'Mass' and figure == 'auroc'").iloc[0]
+    assert float(row["low"]) == pytest.approx(report["label_figures"]["Mass"]["auroc"]["low"])
+    per_label_table = pd.read_csv(tmp_path / "out" / "per_label.csv")
+    assert {"ap_low", "auroc_high", "f1", "mcc", "ece", "sensitivity_at_specificity_0.90"} <= set(per_label_table)
+
+
+def test_without_resamples_there_are_figures_and_no_intervals(run, tmp_path):
+    truth = manifest().query("split == 'test'")
+    with_them = run(predicted(truth), truth)
+    report = run(predicted(truth), truth, bootstrap=0)
+    assert not (tmp_path / "out" / "intervals.csv").exists()  # of the earlier report
+    assert report["bootstrap"] is None and report["overall"]["map"]["low"] is None
+    assert report["overall"]["f1"]["value"] == with_them["overall"]["f1"]["value"]
+    assert "ap_low" not in pd.read_csv(tmp_path / "out" / "per_label.csv")
+
+
+def test_the_same_seed_gives_the_same_report_whatever_the_order_of_rows(run):
+    truth = manifest().query("split == 'test'")
+    table = predicted(truth)
+    first = run(table, truth)
+    assert run(table, truth) == first
+    assert run(table, truth, seed=1)["overall"]["map"]["low"] != first["overall"]["map"]["low"]
+    shuffled = run(table.sample(frac=1, random_state=7), truth)
+    assert shuffled["overall"] == first["overall"]
+
+
+def test_images_of_a_patient_are_drawn_together(run):
+    """Eight equal images of each patient are no more to go by than one."""
+    one = manifest(patients=160, views=1).query("split == 'test'")
+    scores = predicted(one)
+    copies = [one.assign(image_id=one["image_id"] + f"-{number}") for number in range(8)]
+    copied = [scores.assign(image_id=scores["image_id"] + f"-{number}") for number in range(8)]
+    single = run(scores, one)["overall"]["auroc"]
+    eight = run(pd.concat(copied), pd.concat(copies))["overall"]["auroc"]
+    assert (eight["low"], eight["high"]) == pytest.approx((single["low"], single["high"]), abs=1e-9)
+
+
+def test_patients_of_the_truth_come_first_and_unknown_ones_are_said(run, caplog):
+    truth = manifest().query("split == 'test'")
+    scores = predicted(truth)
+    assert run(scores.drop(columns="patient_id"), truth)["bootstrap"]["unit"] == "patient"
+    bare = truth.drop(columns=["patient_id"])
+    assert run(scores, bare)["bootstrap"]["unit"] == "patient"
+    report = run(scores.drop(columns="patient_id"), bare)
+    assert (report["bootstrap"]["unit"], report["bootstrap"]["clusters"]) == ("study", 10)
+    assert "patients are not known: intervals are over studies" in caplog.text
+
+
+def test_equal_ids_of_two_sources_are_two_patients_unless_they_share_films(run):
+    truth = manifest(views=1).query("split == 'test'")
+    scores = predicted(truth)
+    for other, clusters in (("padchest", 20), ("rsna", 10)):
+        twice = pd.concat([truth.assign(source="nih"), truth.assign(source=other, image_id="x" + truth["image_id"])])
+        both = pd.concat([scores, scores.assign(image_id="x" + scores["image_id"])])
+        assert run(both, twice)["bootstrap"]["clusters"] == clusters
+
+
+def test_a_label_without_positives_in_a_resample_is_left_out_of_its_mean_and_counted(run):
+    truth = manifest(views=1).query("split == 'test'").reset_index(drop=True).assign(Hernia=0.0)
+    truth.loc[3, "Hernia"] = 1.0
+    report = run(predicted(truth), truth)
+    missing = report["bootstrap"]["left_out"]["Hernia"]
+    assert 250 < missing < 450  # of 1,000: a patient of ten is not drawn in (9/10)^10 of them
+    assert report["label_figures"]["Hernia"]["ap"]["undefined"] == missing
+    assert report["overall"]["map"]["undefined"] == 0
+
+
+def test_subgroups_are_scored_as_if_they_were_alone(run, tmp_path, capsys):
+    truth = manifest(patients=200).query("split == 'test'").reset_index(drop=True)
+    truth["view"] = np.where(np.arange(len(truth)) % 2, "PA", "lateral")
+    truth["meta_age"] = np.repeat(np.arange(len(truth) // 2), 2)
+    truth.loc[truth["view"] == "lateral", "Hernia"] = 0.0
+    scores = predicted(truth)
+    report = run(scores, truth, by="view,age")
+    parts = {(part["column"], part["value"]): part for part in report["subgroups"]}
+    assert list(parts) == [("view", "PA"), ("view", "lateral"), ("age", "0-17"), ("age", "18-39"), ("age", "40-59")]
+    lateral = parts["view", "lateral"]
+    assert (lateral["rows"], lateral["clusters"], lateral["labels"]) == (50, 50, 2)
+    assert lateral["common"]["labels"] == parts["view", "PA"]["common"]["labels"] == ["Nodule", "Mass"]
+    alone = run(scores, truth[truth["view"] == "lateral"])
+    assert lateral["map"] == pytest.approx(alone["map"])
+    assert lateral["figures"]["map"]["low"] == pytest.approx(alone["overall"]["map"]["low"])
+    assert not (tmp_path / "out" / "subgroups.csv").exists()
+    run(scores, truth, by="view")
+    table = pd.read_csv(tmp_path / "out" / "subgroups.csv")
+    assert table.query("value == 'PA' and label == 'Mass'")["positives"].item() == truth["Mass"].sum() / 2
+    with pytest.raises(InputError, match="--by colour"):
+        run(scores, truth, by="colour")
+
+
+def test_studies_whose_images_differ_are_a_subgroup_of_their_own(run):
+    truth = manifest().query("split == 'test'").reset_index(drop=True)
+    truth.loc[0, "view"] = "AP"
+    report = run(predicted(truth, "study"), truth, by="view")
+    assert {part["value"]: part["rows"] for part in report["subgroups"]} == {"PA": 9, "several": 1}
+
+
+def test_thresholds_of_a_calibration_cut_calibrated_probabilities(run, tmp_path):
+    from sklearn.metrics import f1_score
+
+    truth = manifest().query("split == 'test'")
+    scores = predicted(truth)
+    entry = {"temperature": {"temperature": 2.0}, "thresholds": {"f1": 0.6}}
+    content = {"calibration": 1, "method": "temperature", "labels": dict.fromkeys(LABELS, entry)}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    report = run(scores, truth, calibration=tmp_path / "c.json")
+    joined = truth.merge(scores, on="image_id", suffixes=("_true", ""))
+    raw = joined["Mass"].to_numpy(np.float64)
+    softened = 1 / (1 + np.exp(-np.log(raw / (1 - raw)) / 2))
+    found = report["label_figures"]["Mass"]
+    assert found["f1_tuned"]["value"] == pytest.approx(f1_score(joined["Mass_true"], softened >= 0.6))
+    assert found["f1"]["value"] == pytest.approx(f1_score(joined["Mass_true"], softened >= 0.5))
+    assert report["thresholds"]["tuned"]["Mass"] == 0.6 and "calibration" in report["files"]
+    confusion = pd.read_csv(tmp_path / "out" / "confusion.csv").query("label == 'Mass'").set_index("rule")
+    assert confusion.loc["tuned", ["tp", "fp", "fn", "tn"]].sum() == 20
+    with pytest.raises(InputError, match="no thresholds by 'youden'"):
+        run(scores, truth, calibration=tmp_path / "c.json", rule="youden")
+
+
+def test_the_preset_of_the_challenge_has_map_first(run, capsys):
+    truth = manifest().query("split == 'test'")
+    report = run(predicted(truth), truth, preset="cxr-lt")
+    assert list(report["preset"]["figures"]) == ["mAP", "mAUROC", "mF1", "mECE"]
+    assert report["preset"]["figures"]["mAP"]["value"] == report["map"]
+    assert "mECE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"bootstrap": -1}, "--bootstrap -1"), ({"threshold": 1.5}, "--threshold 1.5"),
+     ({"preset": "cxr-lt", "threshold": 0.3}, "has F1 at 0.5")],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(run, options, message):
+    with pytest.raises(InputError, match=message):
+        run(predicted(manifest()), manifest(), **options)

@@ -35,10 +35,20 @@ TOOLS: dict[str, tuple[str, str]] = {
     ),
     "labels": ("longview.label_report.labels", "list label sets; show one: prompts, hierarchy, counts, text heat-map"),
     "pseudo": ("longview.pseudo.pseudo", "fill what a store does not know with predictions, as a store without images"),
-    "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: tables, ROC and PR plots"),
+    "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: figures with intervals, plots"),
+    "compare": ("longview.compare.compare", "compare models on the same rows: differences, p-values, labels won"),
     "calibrate": (
         "longview.calibration.calibrate.calibrate",
         "fit calibration and thresholds on validation predictions",
+    ),
+    "ensemble": (
+        "longview.ensembling.ensemble.ensemble",
+        "average predictions of several models, or of a study's views; weights given or fitted",
+    ),
+    "soup": ("longview.ensembling.soup.soup", "average the weights of several checkpoints into one"),
+    "folds": (
+        "longview.cross_validation.folds.folds",
+        "train on k folds of the patients; out-of-fold predictions, and the folds' mean on the test part",
     ),
     "submit": (
         "longview.submission.submit",
@@ -171,9 +181,9 @@ def _run_tool(name: str, arguments: list[str]) -> None:
 def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]:
     """Arguments in the form that jsonargparse reads: `--dry-run` means `--dry_run true`.
 
-    Hyphens in an option's name become underscores, and a yes-or-no option that stands alone is switched on. A tool
-    with an argument `fit` takes options of `fit` too, which go there as they are; one with an argument `snakemake`
-    takes what stands behind `--`.
+    Hyphens in an option's name become underscores, a yes-or-no option that stands alone is switched on, and one that
+    takes a list takes all words up to the next option. A tool with an argument `fit` takes options of `fit` too, which
+    go there as they are; one with an argument `snakemake` takes what stands behind `--`.
     """
     if "fit" in inspect.signature(function).parameters:
         arguments, passed = _apart(function, arguments)
@@ -186,6 +196,7 @@ def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]
         for name, known in inspect.signature(function).parameters.items()
         if known.annotation in {bool, "bool"}
     }
+    arguments = _lists(function, arguments)
     words: list[str] = []
     for index, word in enumerate(arguments):
         if not word.startswith("--"):
@@ -198,6 +209,23 @@ def as_options(function: Callable[..., None], arguments: list[str]) -> list[str]
         if option in switches and not equals and follower.startswith("-"):
             words.append("true")
     return words
+
+
+def _lists(function: Callable[..., None], arguments: list[str]) -> list[str]:
+    """The words behind an option that takes a list as one word, as JSON."""
+    known = inspect.signature(function).parameters
+    lists = {f"--{name}" for name, parameter in known.items() if str(parameter.annotation).startswith("list[")}
+    words: list[str] = []
+    values: list[str] | None = None
+    for word in [*arguments, "--"]:
+        if values is not None and not word.startswith("--"):
+            values.append(word)
+            continue
+        if values:
+            words.append(values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values))
+        values = [] if word in lists else None
+        words.append(word)
+    return words[:-1]
 
 
 def _apart(function: Callable[..., None], arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -96,7 +96,7 @@ def plot_curves(
     columns = min(len(shown), 8 if len(shown) > 24 else 7 if len(shown) > 15 else 5)
     rows = -(-len(shown) // columns)
     width, height = columns * _PANEL[0] + 0.5, rows * (_PANEL[1] + 0.28) + 1.0
-    figure = _figure(max(width, 4.5), height)
+    figure = empty_figure(max(width, 4.5), height)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axis, name in zip(axes, shown, strict=False):
         index = names.index(name)
@@ -106,7 +106,7 @@ def plot_curves(
         else:
             _pr_panel(axis, curves[name], colour, scores.ap[index], scores.prevalence[index])
         positives = f"{scores.positives[index]:,} of {scores.positives[index] + scores.negatives[index]:,}"
-        axis.set_title(f"{_shorten(name)}\n{positives}", fontsize=7.5, color=colour)
+        axis.set_title(f"{shorten(name)}\n{positives}", fontsize=7.5, color=colour)
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         axis.tick_params(labelsize=7)
     for axis in axes[len(shown) :]:
@@ -131,7 +131,7 @@ def plot_bars(names: Sequence[str], scores: LabelScores, group_of: Mapping[str, 
     """
     order = [index for index in np.argsort(-scores.prevalence, kind="stable") if scores.scored[index]]
     places = np.arange(len(order))
-    figure = _figure(9, 1.4 + 0.24 * len(order))
+    figure = empty_figure(9, 1.4 + 0.24 * len(order))
     left, right = figure.subplots(1, 2, sharey=True)
     colours = [_COLOURS[group_of.get(names[index], "")] for index in order]
     chance = (np.full(len(order), 0.5), scores.prevalence[order])
@@ -149,13 +149,13 @@ def plot_bars(names: Sequence[str], scores: LabelScores, group_of: Mapping[str, 
             axis.text(max(value, mark) + 0.015, place, f"{value:.3f}", va="center", fontsize=7.5)
         axis.set(xlim=(0, 1.12), xticks=(0, 0.5, 1), title=title)
         axis.spines[["top", "right"]].set_visible(False)
-    left.set_yticks(places, [_shorten(names[index]) for index in order], fontsize=8)
+    left.set_yticks(places, [shorten(names[index]) for index in order], fontsize=8)
     left.set_ylim(len(order) - 0.4, -0.6)  # most frequent on top
     _headline(figure, "most frequent label first; black: chance", [names[index] for index in order], group_of)
     figure.savefig(file, dpi=130)
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """An empty figure of this many inches, drawn without a display and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, only for plots
     from matplotlib.figure import Figure
@@ -195,5 +195,6 @@ def _headline(figure: Figure, title: str, names: Sequence[str], group_of: Mappin
         figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), fontsize=8, frameon=False)
 
 
-def _shorten(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name as long as a panel is wide."""
     return name if len(name) <= 26 else f"{name[:25]}…"

@@ -2,58 +2,54 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import hashlib
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
-from longview import InputError, __version__
-from longview.curves import GROUPS, Curve, plot_bars, plot_curves
+from longview import InputError
+from longview.calibration.file import CALIBRATION, Calibration, attributes_of
 from longview.data.derive import derive
-from longview.joining import columns_of, sha256
+from longview.joining import columns_of, sha256, some
 from longview.labels import LabelSet
 from longview.outputs import staged
 from longview.predictions import labels_of, read_predictions
-from longview.ranking import LabelScores, Summary, group_means, per_label, summarise
-from longview.truth import Match, Truth, match, training_groups
+from longview.ranking import per_label, summarise
+from longview.score_report import (
+    COMMON,
+    INTERVALS,
+    SUBGROUPS,
+    VIOLATIONS,
+    Evaluation,
+    Part,
+    report_table,
+    subgroup_table,
+    summary_table,
+    write_report,
+)
+from longview.statistics.figures import FIXED, Track, all_figures, ranking_figures
+from longview.statistics.resampling import Resamples
+from longview.subgroups import subgroups
+from longview.truth import PLURAL, Match, Truth, match, training_groups
 from longview.violations import Violations
 
 logger = logging.getLogger(__name__)
 
-VIOLATIONS = "violations.csv"
+FloatArray = npt.NDArray[np.float64]
 
+TUNED = "tuned"
+"""Rule of the thresholds that a calibration file holds."""
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What :func:`score` finds.
-
-    Args:
-        match: The rows and labels that were compared.
-        scores: Counts and metrics per label.
-        groups: `head`, `medium`, `tail` -> names, and `unseen` -> those that no training row knows; empty where
-            training counts are not known.
-        summary: Macro means.
-        violations: How often the predictions contradict the label set's hierarchy; None without one.
-    """
-
-    match: Match
-    scores: LabelScores
-    groups: dict[str, list[str]]
-    summary: Summary
-    violations: Violations | None = None
-
-    @property
-    def group_of(self) -> dict[str, str]:
-        """Label -> group."""
-        return {name: group for group, names in self.groups.items() for name in names}
+_SLOW = 20_000_000  # cells times replicates from which a progress bar is worth its lines
 
 
 def evaluate(
@@ -64,8 +60,15 @@ def evaluate(
     labels: Path | None = None,
     split: str | None = None,
     train: Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    by: str = "",
+    threshold: float = 0.5,
+    calibration: Path | None = None,
+    rule: str = "f1",
+    preset: Literal["cxr-lt"] | None = None,
 ) -> None:
-    """Score predictions: AUROC and average precision per label, macro means, ROC and PR plots.
+    """Score predictions: AUROC, average precision and more, with confidence intervals; ROC and PR plots.
 
     Rows are joined by id (image_id where both tables have it, else study_id) and columns by label name, never by
     position. Every row of the truth, or of its split, must have been predicted; predicted rows beyond it are
@@ -75,14 +78,21 @@ def evaluate(
     Head (over 10 %), medium and tail (under 1 %) are told apart by the labels' prevalence in training: among the
     rows of --train, else among the truth's rows of split train, as a store has. Without either there are no groups.
 
+    Every figure has a 95 % interval: patients are drawn with replacement --bootstrap times, each with all its rows,
+    since rows of a patient resemble each other. In a resample, a label without positives or without negatives is left
+    out of the means. Intervals are corrected for bias and skewness (BCa); plain percentiles stand beside them.
+
     With --labels SET whose labels have a hierarchy, derived labels that were predicted are derived in the truth too,
     and the report says how often a child is above its parent, and the macro means once each parent is raised to its
     highest child. Each edge's rates are in violations.csv.
 
-    Prints a table and writes metrics.json, per_label.csv, roc.png, pr.png and per_label.png.
+    Prints tables and writes metrics.json (all figures with intervals), per_label.csv, intervals.csv, confusion.csv,
+    roc.png, pr.png and per_label.png; with --by also subgroups.csv.
 
         uv run main.py evaluate --predictions predictions.parquet --truth data/nih-1000 --output report
         uv run main.py evaluate --predictions predictions.csv --truth test.csv --train train.csv --output report
+        uv run main.py evaluate --predictions test.parquet --truth data/nih --output report --by view,sex,age
+            --calibration calibration.json --preset cxr-lt
 
     Args:
         predictions: Table that `predict` wrote, or any .parquet or .csv with ids and a probability per label.
@@ -94,21 +104,72 @@ def evaluate(
         split: Part of the truth to score. Without it: the parts that the predicted rows are from, as a whole.
         train: Table or store to count training labels in: its rows of split train, or all its rows where it has
             no column `split`. Without it: the truth's rows of split train, where it has some.
+        bootstrap: Resamples for intervals; 0: none.
+        seed: Of the resamples.
+        by: Columns of the truth, with commas between, whose values part the rows into subgroups: view, sex, age,
+            source, or any other; numbers are banded.
+        threshold: A probability of at least this is positive (F1, MCC, sensitivity, specificity, PPV, NPV).
+        calibration: File that `calibrate` wrote: predictions that are not calibrated yet are calibrated by it, and
+            scored at its thresholds too, one per label (figures that end in _tuned).
+        rule: Which of its thresholds: f1, youden, sensitivity=0.9, as `calibrate` was asked for.
+        preset: Print a challenge's own figures, the one that ranks first (they stand in metrics.json too).
     """
+    _check_options(bootstrap, threshold, preset)
     console = Console()
     table, actual = read_predictions(predictions), Truth.read(truth)
-    label_set = LabelSet.load(labels) if labels else None
+    known = Calibration.read(calibration) if calibration else None
+    if known:
+        table = _calibrated(table, predictions, known)
     counted = Truth.read(train) if train else None
-    result = score(table, actual, labels=label_set, split=split, train=counted)
-    files = {"predictions": predictions, "truth": actual.file} | ({"train": counted.file} if counted else {})
+    result = score(
+        table,
+        actual,
+        labels=LabelSet.load(labels) if labels else None,
+        split=split,
+        train=counted,
+        bootstrap=bootstrap,
+        seed=seed,
+        by=[part.strip() for part in by.split(",") if part.strip()],
+        threshold=threshold,
+        tuned=known.thresholds(rule) if known else None,
+    )
+    files = {"predictions": predictions, "truth": actual.file}
+    files |= {"train": counted.file} if counted else {}
+    files |= {"calibration": calibration} if calibration else {}
     with staged(output) as folder:
-        write_report(result, files, folder)
-    if result.violations is None:
-        (output / VIOLATIONS).unlink(missing_ok=True)  # of an earlier report
+        write_report(result, files, folder, preset)
+        written = {file.name for file in folder.iterdir()}
+    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS} - written:  # of an earlier report
+        (output / stale).unlink(missing_ok=True)
     console.print(report_table(result))
+    console.print(summary_table(result, preset))
+    if result.parts:
+        console.print(subgroup_table(result))
     if result.violations:
         console.print(result.violations.table(result.summary))
     console.print(f"Report: {output}", soft_wrap=True)
+
+
+def _check_options(bootstrap: int, threshold: float, preset: str | None) -> None:
+    if bootstrap < 0 or bootstrap == 1:
+        raise InputError(f"--bootstrap {bootstrap}: give a number of resamples, such as 1000, or 0 for no intervals")
+    if not 0 < threshold < 1:
+        raise InputError(f"--threshold {threshold}: give a probability between 0 and 1")
+    if preset and threshold != 0.5:
+        raise InputError(f"--preset {preset} has F1 at 0.5; leave --threshold {threshold} out")
+
+
+def _calibrated(table: pd.DataFrame, file: Path, known: Calibration) -> pd.DataFrame:
+    """Predictions as a calibration makes them, unless it has made them so already."""
+    table.attrs |= attributes_of(file)
+    fitted = known.about.get("predictions")
+    if isinstance(fitted, Mapping) and fitted.get("sha256") == sha256(file):
+        logger.warning("%s was fitted on these very predictions: figures after calibration flatter", known.origin)
+    if CALIBRATION not in table.attrs:
+        return known.apply(table, origin=str(file))
+    if table.attrs[CALIBRATION] != hashlib.sha256(known.text().encode()).hexdigest():
+        raise InputError(f"{file} is calibrated already, but not by {known.origin}; give the file that was applied")
+    return table
 
 
 def score(
@@ -118,6 +179,11 @@ def score(
     labels: LabelSet | None = None,
     split: str | None = None,
     train: Truth | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+    by: Sequence[str] = (),
+    threshold: float = 0.5,
+    tuned: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Compare predictions with truth.
 
@@ -128,6 +194,11 @@ def score(
         split: Split of the truth; None: those that the predicted rows are from.
         train: Table whose training rows (all, where it has no `split`) tell head, medium and tail apart; None:
             the truth's rows of split `train`, and no groups where it has none.
+        bootstrap: Resamples; 0: no intervals.
+        seed: Of these.
+        by: Columns that part the rows into subgroups.
+        threshold: For all labels.
+        tuned: The predictions' labels -> their own threshold.
 
     Raises:
         InputError: Where rows or labels do not fit together, nothing can be scored, or `train` has no training
@@ -138,22 +209,90 @@ def score(
         train = with_derived(train, labels, labels_of(predictions)) if train else None
     matched = match(predictions, truth, labels, split)
     scores = per_label(matched.scores, matched.targets, matched.names)
-    groups = _groups(truth, train, matched, labels)
+    groups = label_groups(truth, train, matched, labels)
     summary = summarise(matched.names, scores, groups)
     if len(summary["skipped"]) == len(matched.names):
         raise InputError(
             f"none of the {len(matched.names)} labels has both positives and negatives among the "
             f"{len(matched.targets)} rows of {truth.file}, so nothing can be scored"
         )
+    _tell(matched)
+    broken = None
+    if labels is not None:
+        broken = Violations.of(labels, matched.names, matched.scores, matched.targets, groups)
+    resamples = Resamples.draw(matched.clusters, bootstrap, seed)
+    if bootstrap and matched.unit != "patient":
+        logger.warning(
+            "patients are not known: intervals are over %s, and too narrow where a patient has several",
+            PLURAL[matched.unit],
+        )
+    thresholds = _thresholds(matched, threshold, tuned)
+    figures = all_figures(
+        matched.names,
+        matched.scores,
+        matched.targets,
+        resamples,
+        groups,
+        thresholds,
+        track=_tracked(matched, resamples),
+    )
+    found = Evaluation(matched, scores, groups, summary, broken, figures, resamples, thresholds)
+    return dataclasses.replace(found, parts=_parts(found, by, str(truth.file)))
+
+
+def _tell(matched: Match) -> None:
+    """Say which rows and labels are left out."""
     for title, names in (("not in the truth", matched.unscored), ("not predicted", matched.unpredicted)):
         if names:
             logger.warning("%d labels are %s and not scored: %s", len(names), title, ", ".join(names))
     if matched.extra:
         logger.info("%d predicted rows are not in the truth and are left out", matched.extra)
-    broken = None
-    if labels is not None:
-        broken = Violations.of(labels, matched.names, matched.scores, matched.targets, groups)
-    return Evaluation(matched, scores, groups, summary, broken)
+
+
+def _tracked(matched: Match, resamples: Resamples) -> Track:
+    """Shows a bar on a terminal where counting takes more than moments."""
+    slow = matched.scores.size * resamples.replicates > _SLOW and sys.stderr.isatty()
+
+    def tracked(steps: Iterable[None], count: int) -> Iterable[None]:
+        return track(
+            steps, "Resamples", total=count, transient=True, disable=not slow, console=Console(stderr=True)
+        )  # fmt: skip
+
+    return tracked
+
+
+def _thresholds(matched: Match, threshold: float, tuned: Mapping[str, float] | None) -> dict[str, FloatArray]:
+    """Rule -> threshold of each label; one that has none of its own is cut at the fixed one."""
+    found = {FIXED: np.full(len(matched.names), threshold)}
+    if tuned is not None:
+        lacking = [name for name in matched.predicted if name not in tuned]
+        if lacking:
+            logger.warning("no threshold by this rule, so %g is taken: %s", threshold, some(lacking))
+        found[TUNED] = np.array([tuned.get(name, threshold) for name in matched.predicted])
+    return found
+
+
+def _parts(found: Evaluation, by: Sequence[str], origin: str) -> list[Part]:
+    """Subgroups by each column, scored on the same resamples."""
+    matched, parts = found.match, []
+    table = matched.others.assign(**dict(zip(matched.names, matched.targets.T, strict=True)))
+    for column in by:
+        groups = subgroups(table, column, origin)
+        scores = [per_label(matched.scores[group.rows], matched.targets[group.rows], matched.names) for group in groups]
+        every = np.all([part.scored for part in scores], axis=0)
+        common = [name for name, scored in zip(matched.names, every, strict=True) if scored]
+        for group, counted in zip(groups, scores, strict=True):
+            inside = found.resamples.of_rows(group.rows)
+            figures = ranking_figures(
+                matched.names,
+                matched.scores[group.rows],
+                matched.targets[group.rows],
+                inside,
+                {COMMON: common},
+                track=_tracked(matched, inside),
+            )
+            parts.append(Part(group, len(np.unique(inside.cluster)), counted, figures, common))
+    return parts
 
 
 def with_derived(truth: Truth, labels: LabelSet, predicted: Sequence[str]) -> Truth:
@@ -174,11 +313,15 @@ def with_derived(truth: Truth, labels: LabelSet, predicted: Sequence[str]) -> Tr
     filled = dict(zip(labels.names, derive(values, labels).T, strict=True))
     wanted = [name for name in derived if name in columns_of(labels, predicted, "the predictions")]
     plain = truth.table.drop(columns=[columns[name] for name in derived if name in columns])
-    return Truth(truth.file, truth.ids, plain.assign(**{name: filled[name] for name in wanted}))
+    return Truth(truth.file, truth.ids, plain.assign(**{name: filled[name] for name in wanted}), truth.others)
 
 
-def _groups(truth: Truth, train: Truth | None, matched: Match, labels: LabelSet | None) -> dict[str, list[str]]:
-    """Head, medium and tail from training rows: those of `train` where it is given, else those in the truth."""
+def label_groups(truth: Truth, train: Truth | None, matched: Match, labels: LabelSet | None) -> dict[str, list[str]]:
+    """Head, medium and tail from training rows: those of `train` where it is given, else those in the truth.
+
+    Raises:
+        InputError: Where `train` has no training rows.
+    """
     table = train or truth
     columns = dict(zip(matched.names, matched.columns, strict=True))
     known = set(table.table.columns)
@@ -196,112 +339,3 @@ def _groups(truth: Truth, train: Truth | None, matched: Match, labels: LabelSet 
     grouped = {name for members in found.values() for name in members}
     unseen = [name for name in present if name not in grouped]  # zero-shot: their means stand by themselves
     return found | ({"unseen": unseen} if unseen else {})
-
-
-def write_report(result: Evaluation, files: dict[str, Path], folder: Path) -> None:
-    """Write the tables and plots of an evaluation into a folder.
-
-    Args:
-        result: The evaluation.
-        files: Role (`predictions`, `truth`, `train`) -> file; their hashes are noted.
-        folder: Where to write.
-    """
-    matched, scores, names = result.match, result.scores, result.match.names
-    rows = per_label_rows(result)
-    pd.DataFrame(rows).to_csv(folder / "per_label.csv", index=False)
-    if result.violations:
-        pd.DataFrame(result.violations.rows()).to_csv(folder / VIOLATIONS, index=False)
-    curves = {
-        name: Curve.of(matched.scores[:, index], matched.targets[:, index])
-        for index, name in enumerate(names)
-        if scores.scored[index]
-    }
-    plot_curves("roc", curves, names, scores, group_of=result.group_of, file=folder / "roc.png")
-    plot_curves("pr", curves, names, scores, group_of=result.group_of, file=folder / "pr.png")
-    plot_bars(names, scores, result.group_of, folder / "per_label.png")
-    auroc = group_means(scores.auroc, names, result.groups)
-    ap = group_means(scores.ap, names, result.groups)
-    report = {
-        "longview": __version__,
-        "files": {role: {"path": str(file), "sha256": sha256(file)} for role, file in files.items()},
-        "level": matched.level,
-        "splits": matched.splits,
-        "rows": len(matched.targets),
-        "extra_predictions": matched.extra,
-        "labels": len(names),
-        "map": result.summary["map"],
-        "auroc": result.summary["auroc"],
-        "groups": {
-            group: {"labels": members, "map": ap[group], "auroc": auroc[group]}
-            for group, members in result.groups.items()
-        },
-        "hierarchy": result.violations and result.violations.report(result.summary),
-        "skipped": result.summary["skipped"],
-        "not_in_truth": matched.unscored,
-        "not_predicted": matched.unpredicted,
-        "per_label": rows,
-    }
-    text = json.dumps(_without_nan(report), indent=2, allow_nan=False, ensure_ascii=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-
-
-def per_label_rows(result: Evaluation) -> list[dict[str, Any]]:
-    """One row per label: group, counts, prevalence and metrics (NaN where a label lacks one kind)."""
-    scores = result.scores
-    return [
-        {
-            "label": name,
-            "group": result.group_of.get(name, ""),
-            "positives": int(scores.positives[index]),
-            "negatives": int(scores.negatives[index]),
-            "unknown": int(scores.unknown[index]),
-            "soft": int(scores.soft[index]),
-            "prevalence": float(scores.prevalence[index]),
-            "auroc": float(scores.auroc[index]),
-            "ap": float(scores.ap[index]),
-        }
-        for index, name in enumerate(result.match.names)
-    ]
-
-
-def report_table(result: Evaluation) -> Table:
-    """The table that is printed: labels from frequent to rare, then the means."""
-    matched, scores = result.match, result.scores
-    part = f" of {' and '.join(matched.splits)}" if matched.splits else ""
-    unit = "studies" if matched.level == "study" else "images"
-    table = Table(title=f"{len(matched.targets):,} {unit}{part}")
-    table.add_column("label", no_wrap=True)
-    table.add_column("group", no_wrap=True)
-    for column in ("positives", "share", "AUROC", "AP"):
-        table.add_column(column, justify="right", no_wrap=True)
-    rows = sorted(per_label_rows(result), key=lambda row: -row["positives"])
-    for row in rows:
-        style = "dim" if math.isnan(row["ap"]) else ""
-        cells = (f"{row['positives']:,}", f"{100 * row['prevalence']:.2f} %", _figures(row["auroc"]))
-        table.add_row(row["label"], row["group"], *cells, _figures(row["ap"]), style=style)
-    table.add_section()
-    summary, auroc = result.summary, group_means(scores.auroc, matched.names, result.groups)
-    scored = int(scores.scored.sum())
-    table.add_row(
-        f"mean of {scored}", "all", "", "", _figures(summary["auroc"]), _figures(summary["map"]), style="bold"
-    )
-    ap = group_means(scores.ap, matched.names, result.groups)
-    for group in GROUPS:
-        if group in ap:
-            table.add_row("mean", group, "", "", _figures(auroc[group]), _figures(ap[group]), style="bold")
-    if summary["skipped"]:
-        table.caption = f"Left out of the means (positives or negatives only): {', '.join(summary['skipped'])}"
-    return table
-
-
-def _figures(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null says that a figure is not defined."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from longview import InputError
+from longview.data.families import family_of
 from longview.data.manifest import read_table
 from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
 from longview.labels import Label, LabelSet, groups
@@ -20,7 +21,14 @@ from longview.predictions import labels_of
 
 logger = logging.getLogger(__name__)
 
+_PATIENT = "longview patient"  # column for patients, under a name that no table has
+
 Level = Literal["image", "study"]
+
+PLURAL = {"patient": "patients", "study": "studies", "image": "images"}
+
+SEVERAL = "several"
+"""What a study has of a column in which its images differ."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,13 @@ class Truth:
         file: The file that was read.
         ids: `image_id` and `study_id`, as far as there are, and `split` where the table has one; text.
         table: The columns that may be labels, as read.
+        others: The other columns: patients, views, sources and the like.
     """
 
     file: Path
     ids: pd.DataFrame
     table: pd.DataFrame
+    others: pd.DataFrame | None = None
 
     @classmethod
     def read(cls, path: Path) -> Truth:
@@ -59,11 +69,28 @@ class Truth:
             )
         if "split" in table.columns:
             ids["split"] = table["split"].astype("str")
-        return cls(file, pd.DataFrame(ids), table[label_candidates(table.columns)])
+        labels = label_candidates(table.columns)
+        return cls(file, pd.DataFrame(ids), table[labels], table.drop(columns=labels))
 
     def rows(self, keep: npt.NDArray[np.bool_]) -> Truth:
         """The rows where `keep` (n,) is True."""
-        return Truth(self.file, self.ids.loc[keep], self.table.loc[keep])
+        others = None if self.others is None else self.others.loc[keep]
+        return Truth(self.file, self.ids.loc[keep], self.table.loc[keep], others)
+
+    def patients(self) -> pd.Series[Any] | None:
+        """Each row's patient, told apart by source; None where the table does not say.
+
+        Sources of one family (NIH's films are RSNA's too) share their patients.
+        """
+        if self.others is None:
+            return None
+        found = identify(self.others, str(self.file)).get("patient_id")
+        if found is None or (found == "").any():
+            return None
+        if "source" not in self.others.columns:
+            return found
+        family = self.others["source"].astype("str").map(family_of)
+        return family.str.cat(found, sep="/")
 
     def targets(self, columns: Sequence[str]) -> npt.NDArray[np.float64]:
         """Values of some columns, (n, L), NaN where empty.
@@ -94,23 +121,34 @@ class Match:
         level: Whether a row is an image or a study.
         names: L label names.
         columns: The truth's columns of these labels.
+        predicted: The predictions' columns of these labels.
         scores: (n, L) probabilities.
         targets: (n, L) label values.
         splits: The truth's splits that the rows are from; empty where it has none.
         extra: Predicted rows that the truth does not hold.
         unscored: Predicted labels that the truth does not hold.
         unpredicted: The truth's labels that were not predicted.
+        keys: (n,) image or study of each row.
+        clusters: (n,) its patient; its study, or the row itself, where patients are not known.
+        unit: What the clusters are: `patient`, `study` or `image`.
+        others: (n,) rows of the truth's other columns, such as views; a study whose images differ has
+            :data:`SEVERAL` there.
     """
 
     level: Level
     names: list[str]
     columns: list[str]
+    predicted: list[str]
     scores: npt.NDArray[Any]
     targets: npt.NDArray[np.float64]
     splits: list[str]
     extra: int
     unscored: list[str]
     unpredicted: list[str]
+    keys: npt.NDArray[Any]
+    clusters: npt.NDArray[Any]
+    unit: str
+    others: pd.DataFrame
 
 
 def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = None, split: str | None = None) -> Match:
@@ -148,13 +186,60 @@ def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = Non
             f"them, or choose another part with --split"
         )
     names, columns = list(actual), list(actual.values())
-    targets, place = _one_per_key(truth.rows(keep), wanted[keep], columns)
+    kept = truth.rows(keep)
+    targets, place = _one_per_key(kept, wanted[keep], columns)
     position = place.reindex(given).to_numpy(np.float64)  # (rows predicted,) row of targets, NaN where unknown
     inside = ~np.isnan(position)
-    scores = predictions.loc[inside, [predicted[name] for name in names]].to_numpy()
-    targets = targets[position[inside].astype(np.int64)]
-    extra = int((~inside).sum())
-    return Match(level, names, columns, scores, targets, splits, extra, unscored, unpredicted)
+    row = position[inside].astype(np.int64)
+    found = predictions.loc[inside]
+    others = _others_per_key(kept, wanted[keep]).iloc[row].reset_index(drop=True)
+    clusters, unit = _clusters(found, others, level)
+    return Match(
+        level=level,
+        names=names,
+        columns=columns,
+        predicted=[predicted[name] for name in names],
+        scores=found[[predicted[name] for name in names]].to_numpy(),
+        targets=targets[row],
+        splits=splits,
+        extra=int((~inside).sum()),
+        unscored=unscored,
+        unpredicted=unpredicted,
+        keys=given[inside].to_numpy(object),
+        clusters=clusters,
+        unit=unit,
+        others=others.drop(columns=_PATIENT),
+    )
+
+
+def _others_per_key(truth: Truth, keys: pd.Series[Any]) -> pd.DataFrame:
+    """The truth's other columns, and its patients as :data:`_PATIENT`, with one row per id, as :func:`_one_per_key`."""
+    table = pd.DataFrame(index=truth.ids.index) if truth.others is None else truth.others
+    patients = truth.patients()
+    table = table.assign(**{_PATIENT: "" if patients is None else patients})
+    codes, unique = pd.factorize(keys)
+    first = table.loc[~keys.duplicated().to_numpy()].reset_index(drop=True)
+    if len(unique) == len(keys):
+        return first
+    for column in table.columns:
+        value, _ = pd.factorize(table[column])
+        differ = np.zeros(len(unique), np.bool_)
+        differ[codes[value != value[np.flatnonzero(~keys.duplicated().to_numpy())][codes]]] = True
+        if differ.any():
+            first[column] = first[column].astype(object).mask(differ, SEVERAL)
+    return first
+
+
+def _clusters(predictions: pd.DataFrame, others: pd.DataFrame, level: Level) -> tuple[npt.NDArray[Any], str]:
+    """What rows are drawn together, and its name: the truth's patients, else those of the predictions, else studies."""
+    known = others[_PATIENT]
+    if len(known) and not known.isin(["", SEVERAL]).any():
+        return known.to_numpy(object), "patient"
+    for unit in ("patient", "study"):
+        column = f"{unit}_id"
+        if column in predictions.columns and (predictions[column] != "").all():
+            return predictions[column].to_numpy(object), unit
+    return np.arange(len(predictions)), level
 
 
 def training_groups(

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from longview import InputError
-from longview.data.families import FAMILIES, check_apart, family_of
+from longview.data.families import FAMILIES, check_apart, check_once, family_of
 from longview.data.sources import SOURCES
 
 
@@ -63,3 +63,19 @@ def test_films_of_rsna_that_name_no_patient_of_nih_are_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         check_apart({"n": nih, "r": table("rsna", **{"0a1b-2c": "test"})})
     assert "r: 1 films of rsna" in caplog.text and "mappings_2018.json" in caplog.text
+
+
+def test_a_store_beside_one_that_borrows_its_films_is_refused_and_films_of_two_sources_are_counted(tmp_path, caplog):
+    tables = {"st/nih": table("nih", p1="train"), "ps/nih": table("nih", p1="train")}
+    with pytest.raises(InputError, match=r"st/nih and ps/nih show the same films, of .*/images, which would count"):
+        check_once(tables, dict.fromkeys(tables, tmp_path / "images"))
+    with pytest.raises(InputError, match="show the same films"):
+        check_once(tables, {"st/nih": tmp_path / "images", "ps/nih": tmp_path / "other/../images"})
+    mimic, challenge = table("mimic", p1="train", p2="val"), table("cxr-lt-2024", p1="train", p3="val")
+    mimic["image_id"], challenge["image_id"] = ["01", "02"], ["01", "03"]
+    with caplog.at_level(logging.WARNING):
+        check_once({"a": mimic, "b": challenge}, {"a": tmp_path / "a", "b": tmp_path / "b"})
+    assert "1 films stand in more than one of a, b, such as '01'" in caplog.text
+    caplog.clear()
+    check_once({"a": mimic, "b": table("chexpert", p1="train")}, {"a": tmp_path / "a", "b": tmp_path / "b"})
+    assert not caplog.records

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from longview import Batch, InputError
-from longview.data.families import check_apart
+from longview.data.families import check_apart, check_once
 from longview.data.files import ImageFiles
 from longview.data.images import Resize
 from longview.data.loader import film_loader, study_loader
@@ -140,8 +140,11 @@ class StudyData(L.LightningDataModule):
             self._check_preprocessing()
         if stage in ("fit", "validate"):
             self._check_prepared(stage)
-            if len(self._stores) > 1:
-                check_apart({str(store.path): store.manifest.table for store in self._stores})
+        if stage in ("fit", "validate", "test") and len(self._stores) > 1:
+            tables = {str(store.path): store.manifest.table for store in self._stores}
+            images = {str(store.path): store.images_folder for store in self._stores if isinstance(store, Store)}
+            check_once(tables, images)
+            check_apart(tables)
         if stage == "fit":
             self._epoch = self.trainer.current_epoch - 1 if self.trainer else -1
             self._datasets["train"] = self._dataset(["train"], training=True)

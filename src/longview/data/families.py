@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -51,6 +52,39 @@ def check_apart(tables: Mapping[str, pd.DataFrame]) -> None:
     known = known[known["split"] != "none"]  # what was not assigned leaks nothing
     for what, key in (("patients", "patient_id"), ("images", "image_id")):
         _check(known[["family", "source", key, "split", "store"]].drop_duplicates(), what, key)
+
+
+def check_once(tables: Mapping[str, pd.DataFrame], images: Mapping[str, Path]) -> None:
+    """Refuse stores that show the very same films, and warn of films that two sources of one family have.
+
+    Such a film would be trained twice, and counted twice in the validation that chooses the best checkpoint.
+
+    Args:
+        tables: Path of a store -> its manifest's table.
+        images: Path of a store -> the folder that its images are read from.
+
+    Raises:
+        InputError: For a store named twice, or beside one that borrows its images.
+    """
+    first: dict[Path, str] = {}
+    for path, folder in images.items():
+        other = first.setdefault(folder.resolve(), path)
+        if other != path:
+            raise InputError(
+                f"data.stores: {other} and {path} show the same films, of {folder}, which would count twice; give one "
+                f"of them, with a weight if it shall be shown more often"
+            )
+    columns = ["source", "image_id"]
+    known = pd.concat([table[columns].drop_duplicates() for table in tables.values()], ignore_index=True)
+    known["family"] = known["source"].map({name: family_of(name) for name in known["source"].unique()})
+    twice = known.duplicated(["family", "image_id"])
+    if twice.any():
+        logger.warning(
+            "%d films stand in more than one of %s, such as %r: they are shown, and scored, once for each",
+            int(twice.sum()),
+            ", ".join(tables),
+            known.loc[twice, "image_id"].iloc[0],
+        )
 
 
 def _check(known: pd.DataFrame, what: str, key: str) -> None:
