@@ -2,14 +2,14 @@
 # A noisy student on the phantom: a tenth of the training patients keep their labels, a teacher trained on them fills in
 # the rest, and students learn from both; two rounds, three seeds, equally many steps for each.
 #
-#   bash scripts/compare_student.sh     # about 20 minutes on two cores
+#   bash scripts/compare_student.sh     # about 40 minutes on two cores
 #
 # Runs that are there already are not repeated; the table (test part, mean ± sd over seeds) comes last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-steps=(--trainer.max_steps 900 --trainer.max_epochs -1 --trainer.val_check_interval 100
+steps=(--trainer.max_steps 3000 --trainer.max_epochs -1 --trainer.val_check_interval 250
     --trainer.check_val_every_n_epoch null --trainer.enable_progress_bar false)
 
 train() { # train NAME SEED STORE: one training, unless its test scores are there
