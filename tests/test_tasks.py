@@ -17,6 +17,7 @@ from longview.models.network import StudyNetwork
 from longview.models.queries import TextQueries
 from longview.optim import AdamW, WarmupCosine, total_steps
 from longview.tasks import ClassificationTask, load
+from longview.test_time import Averaging
 
 LABELS = LabelSet("three", [Label("Mass"), Label("Nodule"), Label("Edema")])
 
@@ -53,7 +54,7 @@ def test_predictions_are_probabilities_by_id_in_float32():
 
 
 def test_flip_averaging_is_the_mean_over_the_mirrored_image():
-    task = make_task(flip_tta=True)
+    task = make_task(tta=Averaging(flip=True))
     task.build()
     task.eval()
     batch = make_batch()
@@ -287,7 +288,7 @@ def predicted(task):
 @pytest.mark.parametrize("names", [("Nodule",), ("Edema", "Mass", "Nodule"), ("Mass", "Edema")])
 @pytest.mark.parametrize("flip", [False, True])
 def test_labels_of_the_training_are_found_by_name(names, flip):
-    task = make_task(flip_tta=flip)
+    task = make_task(tta=Averaging(flip=flip))
     task.build()
     whole = predicted(task)
     task.ask(labels_named(*names))

@@ -116,7 +116,7 @@ def test_the_figures_of_test_and_of_evaluate_are_the_same(run_folder, store, tmp
 
 def test_the_command_line_wins_over_the_checkpoint(run_folder, tmp_path):
     plain = predict(run_folder, tmp_path / "a.parquet")
-    flipped = predict(run_folder, tmp_path / "b.parquet", "--model.flip_tta=true", "--data.predict_split=test")
+    flipped = predict(run_folder, tmp_path / "b.parquet", "--model.tta.flip=true", "--data.predict_split=test")
     assert not np.allclose(plain[NAMES], flipped[NAMES])
     everything = predict(run_folder, tmp_path / "c.parquet", "--data.predict_split=all")
     assert len(everything) > len(plain)
@@ -556,7 +556,7 @@ def test_unseen_labels_are_predicted_from_their_text(store, tmp_path):
     assert list(own.columns[3:]) == NAMES[:10]
     assert not (tmp_path / "text").exists()  # the checkpoint knows its labels' text
     labels = label_file(tmp_path, NAMES[12], NAMES[3], unseen=[NAMES[9], NAMES[13]], name="other")
-    other = predict(folder, tmp_path / "other.parquet", f"--data.labels={labels}", "--model.flip_tta=false")
+    other = predict(folder, tmp_path / "other.parquet", f"--data.labels={labels}", "--model.tta.flip=false")
     assert list(other.columns[3:]) == [NAMES[12], NAMES[3], NAMES[9], NAMES[13]]
     common = [NAMES[3], NAMES[9]]
     np.testing.assert_allclose(other[common], own[common], atol=1e-6)

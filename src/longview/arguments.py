@@ -68,6 +68,10 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
             raise InputError("fit needs --config FILE (or --ckpt_path CHECKPOINT to go on with a run)")
         return arguments
     checkpoint = read_checkpoint(path)
+    if verb == "fit" and "optimizer_states" not in checkpoint:
+        raise InputError(
+            f"{path} holds weights alone, from which no run goes on; begin one: --config FILE --model.pretrained {path}"
+        )
     if verb == "fit" and has_config:
         return arguments
     part = described(checkpoint)

@@ -338,7 +338,9 @@ class PredictionWriter(Callback):
         """Clear what a killed run left and open this process's shard."""
         assert isinstance(pl_module, ClassificationTask)
         checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        self._shards = PredictionShards(self.output, trainer.global_rank, pl_module.predicted_names, checkpoint)
+        test_time = None if pl_module.tta.is_off else pl_module.tta.describe()
+        names = pl_module.predicted_names
+        self._shards = PredictionShards(self.output, trainer.global_rank, names, checkpoint, test_time)
         if trainer.is_global_zero:
             self._shards.clear()
         trainer.strategy.barrier("longview_predictions_cleared")

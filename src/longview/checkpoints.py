@@ -63,7 +63,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{file} is not a checkpoint of a longview run: it lacks `state_dict`")
     described(checkpoint, file)
+    _with_present_names(checkpoint)
     return checkpoint
+
+
+def _with_present_names(checkpoint: dict[str, Any]) -> None:
+    """Give options of the task that were renamed since a checkpoint was written their names of today."""
+    config = checkpoint[CHECKPOINT_KEY].get("config") or {}
+    hparams = checkpoint.get("hyper_parameters") or {}
+    for options in (config.get("model", {}).get("init_args", {}), hparams, hparams.get("init_args", {})):
+        if options.pop("flip_tta", False):
+            options["tta"] = {"flip": True}
 
 
 def check_stage(path: str | Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ _STOPS_EARLY = "Predict again, without --trainer.limit_predict_batches or --trai
 
 MODEL = "longview_model"
 """Attribute of a table of predictions: SHA-256 of the checkpoint it was made with. A parquet file keeps attributes."""
+
+TEST_TIME = "longview_test_time"
+"""Another: which versions of each image were averaged, where that were several."""
 
 _CHECKPOINT = "checkpoint"  # another: where that checkpoint was
 
@@ -154,12 +157,20 @@ class PredictionShards:
         rank: This process, from 0.
         labels: Label names, in the order of the columns that :meth:`add` gets.
         checkpoint: The model that predicts, for :func:`checkpoint_of`; None where it is not known.
+        test_time: Which versions of each image are averaged, for :data:`TEST_TIME`; None where only the image is seen.
 
     Raises:
         InputError: For another ending of `output`.
     """
 
-    def __init__(self, output: Path, rank: int, labels: Sequence[str], checkpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        rank: int,
+        labels: Sequence[str],
+        checkpoint: str | None = None,
+        test_time: Mapping[str, object] | None = None,
+    ) -> None:
         if output.suffix not in {".parquet", ".csv"}:
             raise InputError(f"predictions go to a .parquet or .csv file, not {output}")
         if output.is_dir():
@@ -168,6 +179,7 @@ class PredictionShards:
         self.rank = rank
         self.labels = list(labels)
         self.checkpoint = checkpoint
+        self.test_time = test_time
         self.folder = output.with_name(f"{output.name}.partial")
         self._ids: list[StudyKey] = []
         self._probabilities: list[npt.NDArray[np.float32]] = []
@@ -239,6 +251,8 @@ class PredictionShards:
             table = self._joined(world_size, expected)
             if self.checkpoint is not None:
                 table.attrs |= _of_model(Path(self.checkpoint))
+            if self.test_time is not None:
+                table.attrs[TEST_TIME] = dict(self.test_time)
             whole = self.folder / f"whole{self.output.suffix}"
             write_predictions(table, whole)
             whole.replace(self.output)

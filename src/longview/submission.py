@@ -15,6 +15,9 @@ from rich.console import Console
 
 from longview import InputError
 from longview.calibration.file import Calibration, attributes_of
+from longview.challenges.check import Wanted, check_submission
+from longview.challenges.gating import gate as gate_by
+from longview.challenges.tasks import Task, task_of, wanted_columns
 from longview.data.manifest import Manifest, read_table
 from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
 from longview.labels import Label, LabelSet
@@ -34,18 +37,23 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: equal predicti
 
 
 def submit(
-    predictions: Path,
-    template: Path,
-    output: Path,
+    predictions: Path | None = None,
+    template: Path | None = None,
+    output: Path | None = None,
     *,
+    task: str | None = None,
+    check: Path | None = None,
     manifest: Path | None = None,
     labels: Path | None = None,
     code: Path | None = None,
     name: str = "submission",
     split: str = "test",
     calibration: Path | None = None,
+    gate: str | None = None,
+    gate_spare: list[str] | None = None,
+    gate_power: float = 0.5,
 ) -> None:
-    """Write a challenge submission: a CSV with the template's ids and labels, and the zip to upload.
+    """Write a challenge submission: a CSV with the template's ids and labels, and the zip to upload. Or check one.
 
     The template is the challenge's sample submission, or its image list with label columns; its values are
     ignored. The CSV holds the template's image column (dicom_id, or ImageID) and its label columns, both in its own
@@ -55,36 +63,57 @@ def submit(
     taken from --manifest, else from the template's study_id, else from its path or fpath. Probabilities are written
     in full, and predictions that were thresholded to 0 and 1 are refused: average precision ranks probabilities.
 
-    Where there is no challenge, a store serves as template: the images of its --split and its labels.
+    Where there is no challenge, a store serves as template: the images of its --split and its labels. With --task the
+    template may be a mere list of images: labels, their order and the image column are the task's.
 
         uv run main.py submit --predictions predictions.parquet --template sample.csv --output submissions/a
+        uv run main.py submit --predictions predictions.parquet --task cxr-lt-2024-task1 --template test.csv --code src
+            --output submissions/a
+        uv run main.py submit --check submissions/a/submission.zip --template sample.csv
+
+    --check looks for everything that a challenge would refuse or misread in a .zip (or .csv), made by whomever: columns
+    and their order, images, duplicates, values, the layout of the zip. All faults are listed at once, with exit code 2.
 
     Args:
         predictions: Table that `predict` wrote, per image or per study; it may hold more images and labels.
         template: The challenge's .csv (image ids, then one column per label), or a store.
         output: Folder for NAME.csv and NAME.zip.
+        task: cxr-lt-2023, cxr-lt-2024-task1, -task2 or -task3, cxr-lt-2026-task1 or -task2.
+        check: A .zip or .csv to check; nothing is written.
         manifest: Store, or table with image_id and study_id, that tells the study of each image.
         labels: Label set whose aliases match the template's label columns to the predicted ones.
         code: Folder (or file) to put into the zip as `code/`, which the CXR-LT challenges ask for.
         name: Name of the two files, without folder and ending.
         split: Part whose images are submitted where the template is a store; a .csv is taken whole.
         calibration: File that `calibrate` wrote for this model. A ranking metric gains nothing by it.
+        gate: Label that draws down all others, such as Normal: each becomes p (1 - p_Normal)^0.5. It lowers the AP of
+            many models; compare on validation predictions first.
+        gate_spare: Labels that do not contradict it, such as Support Devices.
+        gate_power: The exponent.
     """
+    chosen = None if task is None else task_of(task)
+    if template is None:
+        raise InputError("submit needs --template: the challenge's sample file, its list of images, or a store")
+    if check is not None:
+        form = wanted(template, split, chosen)[0]
+        if not form.labels:
+            raise InputError(f"{template} has no label columns; give the challenge's sample, or name its --task")
+        _check(check, form)
+        return
+    if predictions is None or output is None:
+        raise InputError("submit needs --predictions TABLE and --output FOLDER (or --check FILE)")
     if not name or name != Path(name).name:
         raise InputError(f"--name {name!r} is no file name; give one without folders, and the folder with --output")
+    if labels is None and chosen is not None:
+        labels = Path(chosen.label_set)
     table = read_predictions(predictions)
     _refuse_thresholded(table, predictions)
     if calibration is not None:
         table = calibrated(table, predictions, calibration)
-    sample = read_template(template, split)
-    image_column = next((column for column in IMAGE_COLUMNS if column in sample.columns), None)
-    if image_column is None:
-        raise InputError(f"{template} has no image column ({', '.join(IMAGE_COLUMNS)}); it has {some(sample.columns)}")
-    images = identify(sample, str(template))["image_id"]
-    if images.duplicated().any():
-        twice = images[images.duplicated()].drop_duplicates()
-        raise InputError(f"{template}: {len(twice)} image ids stand in more than one row: {some(twice)}")
-    columns = match_labels(label_candidates(sample.columns), labels_of(table), template, labels)
+    table = _gated(table, gate, gate_spare, gate_power, labels)
+    form, sample = wanted(template, split, chosen)
+    image_column, images = form.image, pd.Series(form.images, dtype="str")
+    columns = match_labels(form.labels, labels_of(table), template, labels)
     rows = match_rows(table, images, sample, template, manifest)
     scores = table.iloc[rows][list(columns.values())].set_axis(list(columns), axis=1)
     result = pd.concat([images.rename(image_column), scores.set_index(images.index)], axis=1)
@@ -94,6 +123,62 @@ def submit(
         write_zip(file.with_suffix(".zip"), file, code)
     message = f"{len(result):,} images x {len(columns)} labels: {output / name}.csv and .zip"
     Console().print(message, soft_wrap=True)
+
+
+def wanted(template: Path, split: str, task: Task | None = None) -> tuple[Wanted, pd.DataFrame]:
+    """What a submission must hold, and the template.
+
+    Args:
+        template: The challenge's sample, its list of images, or a store.
+        split: Part of a store.
+        task: Whose labels and image column count; None: the template's.
+
+    Raises:
+        InputError: Where the template has no images, names one twice, or is of another task.
+    """
+    sample = read_template(template, split)
+    image = next((column for column in IMAGE_COLUMNS if column in sample.columns), None)
+    ids = identify(sample, str(template))
+    if "image_id" not in ids or (image is None and task is None):
+        raise InputError(f"{template} has no image column ({', '.join(IMAGE_COLUMNS)}); it has {some(sample.columns)}")
+    images = ids["image_id"]
+    if images.duplicated().any():
+        twice = images[images.duplicated()].drop_duplicates()
+        raise InputError(f"{template}: {len(twice)} image ids stand in more than one row: {some(twice)}")
+    columns = label_candidates(sample.columns)
+    if task is None:
+        return Wanted(str(image), images.tolist(), columns), sample
+    if template.is_dir():  # a store has the labels of its source, and its own name for the images
+        columns = []
+    return Wanted(task.image, images.tolist(), wanted_columns(task, columns, template)), sample
+
+
+def _gated(
+    table: pd.DataFrame, by: str | None, spared: Sequence[str] | None, power: float, labels: Path | None
+) -> pd.DataFrame:
+    if by is None:
+        if spared:
+            raise InputError("--gate_spare says which labels --gate leaves alone; give --gate, or leave it out")
+        return table
+    logger.warning(
+        "gating by %s changes the ranking, and lowers the AP of many models: compare on validation first", by
+    )
+    return gate_by(table, by, spared or [], power, LabelSet.load(labels) if labels else None)
+
+
+def _check(file: Path, form: Wanted) -> None:
+    """Check a submission, and say what is wrong with it.
+
+    Raises:
+        InputError: With every fault.
+    """
+    found = check_submission(file, form)
+    for warning in found.warnings:
+        logger.warning("%s: %s", file, warning)
+    if found.faults:
+        listed = "".join(f"\n  {number}. {fault}" for number, fault in enumerate(found.faults, 1))
+        raise InputError(f"{file} has {len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}:{listed}")
+    Console().print(f"{file}: {len(form.images):,} images x {len(form.labels)} labels, no fault found", soft_wrap=True)
 
 
 def read_template(template: Path, split: str) -> pd.DataFrame:

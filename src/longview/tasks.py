@@ -23,6 +23,7 @@ from longview.models.network import Network
 from longview.models.transfer import build_from, check_frozen, freeze, warn_of_random
 from longview.optim import Optimizer, Schedule, progress, total_steps
 from longview.ranking import LabelScores
+from longview.test_time import Averaging
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class ClassificationTask(pl.LightningModule):
         optimizer: Builds the optimizer from the network's trainable parameters.
         schedule: Learning rate by step; None keeps it constant.
         image_size: Side of the square input in px; the data module's, by link.
-        flip_tta: Predict with the mean of the probabilities of the image and its mirror image.
+        tta: Versions of the images that prediction averages over; by default the images alone.
         consistent: Predict no label above its parent, which is raised to it (hierarchy of the labels asked, or trained)
         compile: Compile the network with `torch.compile`.
         pretrained: Checkpoint of another run (stage 1) whose weights the network starts from, as far as they match
@@ -63,7 +64,7 @@ class ClassificationTask(pl.LightningModule):
         optimizer: Optimizer,
         schedule: Schedule | None = None,
         image_size: int = 384,
-        flip_tta: bool = False,
+        tta: Averaging = Averaging(),  # noqa: B008  # frozen
         consistent: bool = False,
         compile: bool = False,  # noqa: A002 - the name that users of Lightning and timm look for
         pretrained: str | None = None,
@@ -77,7 +78,7 @@ class ClassificationTask(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.image_size = image_size
-        self.flip_tta, self.consistent = flip_tta, consistent
+        self.tta, self.consistent = tta, consistent
         self.compile_network = compile
         self.pretrained = pretrained
         self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or [])
@@ -157,6 +158,8 @@ class ClassificationTask(pl.LightningModule):
     def on_predict_start(self) -> None:
         """Once the weights are there, make the network score what is asked."""
         self._set_labels()
+        if self.global_rank == 0:
+            self.tta.announce(self.predicted_names)
 
     def on_predict_end(self) -> None:
         """Score the trained labels again, as training and validation need it."""
@@ -290,10 +293,7 @@ class ClassificationTask(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Ids and probabilities float32 of one batch: a column for each of `predicted_names`."""
-        probabilities = self(batch).float().sigmoid()
-        if self.flip_tta:
-            mirrored: Batch = {**batch, "images": batch["images"].flip(-1)}
-            probabilities = (probabilities + self(mirrored).float().sigmoid()) / 2
+        probabilities = self.tta.predict(self, batch)
         if not self._untrained(self.asked) or not self.network.open_vocabulary:
             columns = [self.labels.names.index(self._trained_name(name) or name) for name in self.predicted_names]
             probabilities = (

@@ -1,0 +1,1 @@
+"""Several models as one: predictions averaged (`ensemble`), weights averaged (`soup`)."""
