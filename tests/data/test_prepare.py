@@ -467,6 +467,8 @@ def test_a_policy_may_be_given_per_label_or_as_a_file(reports, tmp_path, capsys)
     assert_same(tmp_path / "file", tmp_path / "words")
     assert_same(tmp_path / "file", tmp_path / "json")
     table = Store(tmp_path / "file").manifest.table
+    run(output=tmp_path / "case", **{**reports, "uncertain.edema": "one"})
+    pd.testing.assert_frame_equal(Store(tmp_path / "case").manifest.table, table)
     assert table["Edema"].tolist() == [1.0] * 20
     assert table["Cardiomegaly"].isna().sum() == 10
     with pytest.raises(InputError, match=r"uncertain .*one.*now soft.*--overwrite"):
@@ -475,6 +477,43 @@ def test_a_policy_may_be_given_per_label_or_as_a_file(reports, tmp_path, capsys)
         (tmp_path / "policy.yaml").write_text(text)
         with pytest.raises(InputError, match=words):
             prepare(output=tmp_path / "o", blank=str(tmp_path / "policy.yaml"), **reports)
+
+
+def test_a_table_without_codes_is_counted_too_with_all_labels_of_the_set(listed, tmp_path, capsys):
+    (tmp_path / "set.yaml").write_text(
+        "name: set\nlabels: [{name: Mass}, {name: Nodule}, {name: Hernia}, {name: Fibrosis}, \n"
+        "  {name: Rare, unseen: true}, {name: Any, derived: any}]\nhierarchy: {Any: [Mass, Nodule]}\n"
+    )
+    table = pd.read_csv(listed["table"]).drop(columns="[/red]")
+    table["Mass"], table["Nodule"] = [1.0] * 9 + [0.0] * 31, [1.0] * 4 + [0.25] * 3 + [0.0] * 20 + [np.nan] * 13
+    table["Hernia"], table["Fibrosis"] = np.nan, [0.0] * 40
+    table.to_csv(listed["table"], index=False)
+    listed["labels"] = tmp_path / "set.yaml"
+    for dry_run in (True, False):
+        prepare(**listed, output=tmp_path / "o", dry_run=dry_run)
+        out = capsys.readouterr().out
+        assert re.search(r"present\W+absent\W+uncertain\W+blank\W+not in source\W+soft", out)
+        lines = [re.findall(r"\w+", line) for line in out.partition("what source table says")[2].splitlines()]
+        rows = {words[0]: words[1:] for words in lines if words}
+        assert rows["Mass"] == ["9", "31", "0", "0", "0", "0"]
+        assert rows["Nodule"] == ["4", "20", "0", "13", "0", "3"]
+        assert rows["Hernia"] == rows["Rare"] == ["0", "0", "0", "0", "40", "0"]
+        assert rows["Fibrosis"] == ["0", "40", "0", "0", "0", "0"]
+        assert rows["Any"] == ["9", "18", "0", "13", "0", "0"]
+
+
+def test_labels_that_the_source_lacks_are_counted_beside_its_codes(reports, tmp_path, capsys):
+    (tmp_path / "set.yaml").write_text("name: set\nlabels: [{name: Hernia}, {name: Edema}]")
+    (reports["root"] / "train/patient00003/study1/view1_frontal.jpg").write_bytes(b"")
+    prepare(output=tmp_path / "o", labels=tmp_path / "set.yaml", **reports)
+    out = capsys.readouterr().out
+    assert re.search(r"Hernia\W+0\W+0\W+0\W+0\W+19\W+Edema\W+10\W+0\W+9\W+0\W+0\W", out)
+    assert "soft" not in out and "derived" not in out
+    prepare(output=tmp_path / "other", labels=Path("chexpert_hierarchical"), uncertain="soft", dry_run=True, **reports)
+    out = capsys.readouterr().out
+    assert re.search(r"Edema\W+10\W+0\W+10\W+0\W+0\W+0\W", out)
+    assert re.search(r"│ Opacity\W+10\W+0\W+0\W+0\W+0\W+10\W", out)
+    assert re.search(r"derived, so after the policy: .*Opacity", out.replace("\n", " "))
 
 
 def test_a_dry_run_counts_codes(reports, tmp_path, capsys):

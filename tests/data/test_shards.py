@@ -19,7 +19,7 @@ from longview.data.annotations import Annotations
 from longview.data.building import plan_store
 from longview.data.merging import check_merge, merge_shards
 from longview.data.prepare import make_store, prepare, prepare_manifest
-from longview.data.shards import Shard, cuts, make_shard, shard_folder, shards_folder
+from longview.data.shards import Shard, check_shard, cuts, make_shard, shard_folder, shards_folder
 from longview.data.store import Store
 
 SIZE = 16
@@ -103,22 +103,43 @@ def test_a_shard_is_number_slash_count(text):
 def test_joining_says_which_shards_are_missing_half_made_or_of_other_settings(tmp_path, manifest, monkeypatch):
     plan = plan_of(tmp_path, manifest)
     make_all(plan, 5, but=(2, 3, 5))
-    make_shard(plan_of(tmp_path, manifest, size=8), Shard(3, 5))
+    make_shard(plan_of(tmp_path, manifest, size=8, overwrite=True), Shard(3, 5))
     monkeypatch.setattr(partial_module, "_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(building.Meter, "update", interrupt)
-        make_shard(plan, Shard(5, 5))
+        make_shard(plan_of(tmp_path, manifest, overwrite=True), Shard(5, 5))
     for look in (check_merge, merge_shards):
         with pytest.raises(InputError) as caught:
             look(plan, 5)
         text = str(caught.value)
         assert "2 of 5 shards" in text
         assert "not begun: 2" in text
-        assert "made with other settings (size 8, now 16): 3" in text
+        assert "finished, but with other settings (size 8, now 16): 3" in text
         assert "half made (4 of 5 images): 5" in text
-        assert "--shard 2/5" in text
+        assert "--shard 2/5 instead of --merge 5 makes shard 2, or goes on with it" in text
+        assert "--shard 3/5 --overwrite true instead of --merge 5 makes shard 3 anew" in text
     make_all(plan_of(tmp_path, manifest, overwrite=True), 5)
     assert len(merge_shards(plan, 5)) == 21
+
+
+def test_a_shard_with_other_options_than_the_others_is_refused_before_it_is_packed(tmp_path, manifest, caplog):
+    plan, other = plan_of(tmp_path, manifest), plan_of(tmp_path, manifest, size=8)
+    make_all(plan, 4, but=(2, 4))
+    for look in (check_shard, make_shard):
+        with pytest.raises(InputError) as caught:
+            look(other, Shard(2, 4))
+        text = str(caught.value)
+        assert "1/4, 3/4" in text and "(size 16, now 8)" in text
+        assert "--shard 1/4 --overwrite true" in text
+    assert not shard_folder(plan.output, Shard(2, 4)).exists()
+    make_shard(plan_of(tmp_path, manifest, size=8, overwrite=True), Shard(1, 4))
+    assert "3/4" in caplog.text and "(size 16, now 8)" in caplog.text
+    with pytest.raises(InputError, match=r"shards 1/4 .*\(size 8, now 16\)"):
+        make_shard(plan, Shard(2, 4))
+    make_shard(plan_of(tmp_path, manifest, overwrite=True), Shard(1, 4))
+    make_all(plan, 4)
+    make_shard(other, Shard(1, 3))  # another division is another store: only said
+    assert len(merge_shards(plan, 4)) == 21
 
 
 def interrupt(*_):

@@ -94,6 +94,19 @@ def test_without_run_nothing_is_run_and_the_command_line_ends_well(name, calls, 
     assert not (tmp_path / "raw").exists()
 
 
+def test_the_folder_is_made_before_the_first_command_that_writes_to_it(home, capsys):
+    target = home / "a b"
+    for name, archive in ARCHIVES.items():
+        for way, steps in archive.ways.items():
+            download(name, target, way=way)
+            lines = [line for line in capsys.readouterr().out.splitlines() if f"'{target}" in line and line[0] != "#"]
+            by_hand = not any(step.command for step in steps)
+            assert by_hand or lines[0] == f"mkdir -p '{target}'", (name, way)
+            assert not by_hand or not any(line.startswith("mkdir") for line in lines), (name, way)
+    with pytest.raises(InputError, match=rf"The commands:\nmkdir -p '{target}'\nkaggle "):
+        download("vinbig", target, run=True)
+
+
 def test_with_run_the_tool_is_called_and_the_password_stays_where_it_is(calls, home, tmp_path, capsys, caplog):
     account(home, "physionet")
     caplog.set_level(logging.INFO)

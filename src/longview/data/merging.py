@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 64 * 2**20
 """Pixels that are moved at a time."""
 
+_AT_WORK = "at work now"
+_OTHER = "with other settings"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -136,15 +139,31 @@ def _ready(plan: Plan, count: int) -> Iterator[list[Part]]:
             else:
                 parts.append(replace(part, rejected=rejected_of(part.folder) or {}))
         if faults:
-            listed = "; ".join(f"{fault}: {', '.join(map(str, numbers))}" for fault, numbers in faults.items())
-            first = next(iter(faults.values()))[0]
-            raise InputError(
-                f"{len(parts)} of {count} shards in {shards_folder(plan.output)} can be joined. {listed}. The same "
-                f"command with --shard {first}/{count} instead of --merge makes shard {first}, or goes on with it"
-            )
+            found = f"{len(parts)} of {count} shards in {shards_folder(plan.output)} are finished and can be joined"
+            raise InputError(f"{found}. {_listed(faults)}. {_remedies(faults, count)}")
         _check_readable(plan, parts)
         check_room(plan.output, min(BLOCK_BYTES, bytes_needed(plan.settings)))
         yield parts
+
+
+def _listed(faults: dict[str, list[int]]) -> str:
+    return "; ".join(f"{fault}: {', '.join(map(str, numbers))}" for fault, numbers in faults.items())
+
+
+def _remedies(faults: dict[str, list[int]], count: int) -> str:
+    """What to do, once for each kind of fault."""
+    lines: dict[str, str] = {}
+    for fault, (first, *_) in faults.items():
+        command = f"the same command with --shard {first}/{count}"
+        instead = f"instead of --merge {count} makes shard {first}"
+        if fault == _AT_WORK:
+            lines.setdefault("wait", "Wait for those at work")
+        elif _OTHER in fault:
+            made = f"To use these options, {command} --overwrite true {instead} anew"
+            lines.setdefault("anew", f"{made}; to use that shard's, give them with --merge {count}")
+        else:
+            lines.setdefault("make", f"T{command[1:]} {instead}, or goes on with it")
+    return ". ".join(lines.values())
 
 
 def _fault(plan: Plan, part: Part, locks: ExitStack) -> str:
@@ -155,11 +174,11 @@ def _fault(plan: Plan, part: Part, locks: ExitStack) -> str:
     try:
         locks.callback(os.close, lock(part.folder, plan.output))
     except InputError:
-        return "at work now"
+        return _AT_WORK
     differing = describe_difference(made, shard_settings(plan, part.shard))
-    if differing:
-        return f"made with other settings ({differing})"
     rejected = rejected_of(part.folder)
+    if differing:
+        return f"{'half made' if rejected is None else 'finished, but'} {_OTHER} ({differing})"
     done = read_journal(part.folder)
     if rejected is None:
         return f"half made ({len(done):,} of {part.end - part.start:,} images)"

@@ -42,6 +42,9 @@ from longview.data.store import (
     replaced_folder,
 )
 
+DONE_FILE = "done.json"
+"""In the folder of a shard that is finished: the files that it rejected."""
+
 _SETTINGS, _JOURNAL, _RESERVE = "settings.json", "journal.jsonl", "reserve"
 _TOOLS = (_SETTINGS, f"{_SETTINGS}.new", _JOURNAL, LOCK_FILE, _RESERVE)  # no part of the finished store
 _LINE_BYTES = 160  # of a journal line at most: room for all of them is reserved, for the day that the disk is full
@@ -305,8 +308,9 @@ def check_partial(folder: Path, settings: Mapping[str, Any], restart: bool) -> i
     done = journal.read_bytes().count(b"\n")
     differing = describe_difference(before, settings)
     if differing and done and not restart:
+        state = "finished, but" if (folder / DONE_FILE).exists() else "half made"
         raise InputError(
-            f"{folder} is half made with other settings ({differing}); go on with those, or begin anew with --overwrite"
+            f"{folder} is {state} with other settings ({differing}); keep to those, or begin anew with --overwrite true"
         )
     return 0 if differing else done
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +35,7 @@ from longview.data.partial import PartialStore, bytes_done, check_partial, clear
 from longview.data.room import bytes_needed, check_room, existing_folder, human_bytes
 from longview.data.shards import Shard, check_shard, make_shard, refuse_shards
 from longview.data.sources import open_source, source_class
-from longview.data.sources.policy import codes_table
+from longview.data.sources.policy import label_table
 from longview.data.splits import assign_splits, check_division, print_splits, warn_empty
 from longview.data.store import REJECTED_FILE, Packing, Store, partial_folder
 from longview.labels import LabelSet
@@ -155,13 +154,18 @@ def prepare(
         manifest, root, output, size=size, resize=resize, packing=packing, jpeg_quality=jpeg_quality, workers=workers,
         strict=strict, overwrite=overwrite, options=options, annotations=Annotations(opened.codes, opened.boxes),
     )  # fmt: skip
+    known = label_set or opened.labels
+    names = list(dict.fromkeys([*([] if known is None else [label.name for label in known.labels]), *manifest.labels]))
     if dry_run:
         _describe(plan, share)
+        _print_labels(plan, plan.manifest, names)
         _check(plan, share)
     elif isinstance(share, Shard):
         make_shard(plan, share)
     else:
-        _report(make_store(plan) if share is None else merge_shards(plan, share), plan)
+        store = make_store(plan) if share is None else merge_shards(plan, share)
+        _report(store, plan)
+        _print_labels(plan, store.manifest, names)
 
 
 def _share(shard: str | None, merge: int | None) -> Shard | int | None:
@@ -305,25 +309,38 @@ def _report(store: Store, plan: Plan) -> None:
     before = set(plan.manifest.table["split"].unique())
     warn_empty(store.manifest, before, f"none of its files can be read; see {plan.output / REJECTED_FILE}")
     print_splits(store.manifest)
-    if plan.annotations.codes is not None:
-        there = plan.manifest.table["image_id"].isin(store.manifest.table["image_id"])
-        _print_codes(plan.annotations.codes[there.to_numpy()])
 
 
-def _print_codes(codes: pd.DataFrame) -> None:
-    """Print how often each label is present, absent, uncertain, blank and not in the source."""
-    counts = codes_table(codes)
-    table = Table(title=f"what the source says of its {len(codes):,} images, before any policy")
-    table.add_column("")
+def _print_labels(plan: Plan, manifest: Manifest, names: Sequence[str]) -> None:
+    """Print how often each label is present, absent, uncertain, blank and not in the source.
+
+    Args:
+        plan: Its codes count where there are any, before any policy; else the manifest's values do.
+        manifest: The images that count.
+        names: The labels, also those that the source lacks.
+    """
+    if not names:
+        return
+    codes = plan.annotations.codes
+    if codes is not None:
+        codes = codes[plan.manifest.table["image_id"].isin(manifest.table["image_id"]).to_numpy()]
+    counts = label_table(manifest.table, names, codes)
+    sources = ", ".join(sorted(manifest.table["source"].unique()))
+    policy = "" if codes is None else ", before any policy"
+    after = [name for name in names if codes is not None and name in manifest.labels and name not in codes]
+    caption = Text(f"derived, so after the policy: {', '.join(after)}") if after else None
+    title = Text(f"what source {sources} says of its {len(manifest):,} images{policy}")
+    table = Table(title=title, caption=caption)
+    table.add_column("", overflow="fold")
     for column in counts.columns:
-        table.add_column(str(column), justify="right")
+        table.add_column(str(column), justify="right", no_wrap=True)
     for name, row in counts.iterrows():
         table.add_row(Text(str(name)), *(f"{value:,}" for value in row))
     Console().print(table)
 
 
 def _describe(plan: Plan, share: Shard | int | None) -> None:
-    """Print what a dry run found: rows per split and view, common labels, codes, bytes to read and to write."""
+    """Print what a dry run found: rows per split and view, common labels, bytes to read and to write."""
     console, manifest, data = Console(), plan.manifest, plan.manifest.table
     start, end = share.rows(data) if isinstance(share, Shard) else (0, len(data))
     looked = min(end - start, _STATTED)
@@ -350,5 +367,3 @@ def _describe(plan: Plan, share: Shard | int | None) -> None:
     free = human_bytes(shutil.disk_usage(existing).free)
     table.add_row("store", Text(f"{human_bytes(bytes_needed(plan.settings))}; {free} free at {existing}"))
     console.print(table)
-    if plan.annotations.codes is not None:
-        _print_codes(plan.annotations.codes)

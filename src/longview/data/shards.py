@@ -28,14 +28,18 @@ import pandas as pd
 from longview import InputError
 from longview.data.building import Plan, make_place, pack, standing, told
 from longview.data.manifest import Manifest
-from longview.data.partial import PartialStore, bytes_done, check_partial, settings_of, write_synced
+from longview.data.partial import (
+    DONE_FILE,
+    PartialStore,
+    bytes_done,
+    check_partial,
+    settings_of,
+    write_synced,
+)
 from longview.data.room import bytes_needed, check_room
 from longview.data.store import Store, describe_difference, partial_folder
 
 logger = logging.getLogger(__name__)
-
-DONE_FILE = "done.json"
-"""In the folder of a shard that is finished: the files that it rejected."""
 
 MERGE_FILE = "merge.json"
 """In the folder of all shards, from the moment when joining begins to move their pixels."""
@@ -146,11 +150,37 @@ def check_shard(plan: Plan, shard: Shard) -> Store | None:
     if others:
         text = "%s holds shards of another division too, into %s; --merge %d will use this one only"
         logger.warning(text, shards_folder(plan.output), " and ".join(map(str, others)), shard.count)
+    _check_siblings(plan, shard)
     done = check_partial(shard_folder(plan.output, shard), shard_settings(plan, shard), restart=plan.overwrite)
     if done:
         logger.info("shard %s: %d of %d images are done", shard, done, end - start)
     check_room(plan.output, bytes_needed(plan.settings) - _bytes_done(plan.output))
     return None
+
+
+def _check_siblings(plan: Plan, shard: Shard) -> None:
+    """Refuse a shard that could not be joined with the others, for its options differ; with overwrite only say so.
+
+    Raises:
+        InputError: Naming the others, the difference and what to do.
+    """
+    differing: dict[str, list[Shard]] = {}
+    for other in (Shard(number, shard.count) for number in range(1, shard.count + 1) if number != shard.number):
+        made = settings_of(shard_folder(plan.output, other))
+        if made is not None and (found := describe_difference(made, shard_settings(plan, other))):
+            differing.setdefault(found, []).append(other)
+    if not differing:
+        return
+    which = "; ".join(f"shards {', '.join(map(str, others))} ({found})" for found, others in differing.items())
+    text = f"{shards_folder(plan.output)} holds shards that were made with other options: {which}"
+    if plan.overwrite:
+        logger.warning("%s; they cannot be joined with this one until they are made anew, with --overwrite true", text)
+        return
+    first = next(iter(differing.values()))[0]
+    raise InputError(
+        f"{text}; they could not be joined with shard {shard}. Give the options that they were made with, or make each "
+        f"of them anew first: the same command with --shard {first} --overwrite true"
+    )
 
 
 def _refuse_joining(output: Path) -> None:

@@ -127,6 +127,11 @@ def shown(step: Step, places: Mapping[str, str]) -> str:
     return " ".join([*(f"{name}={shlex.quote(_fill(value, places))}" for name, value in step.environment), *quoted])
 
 
+def _making(places: Mapping[str, str]) -> str:
+    """The command that makes the folder: most of the tools do not, and stop or write elsewhere."""
+    return f"mkdir -p {shlex.quote(places['output'])}"
+
+
 def _list_all() -> None:
     table = Table(title="main.py download --dataset NAME says what a set demands, and how it is downloaded")
     table.add_column("name", no_wrap=True)
@@ -148,6 +153,8 @@ def _show(name: str, archive: Archive, steps: tuple[Step, ...], places: Mapping[
         if text:
             table.add_row(label, Text(text, overflow="fold"))  # an address stays whole
     console.print(table)
+    if any(step.command for step in steps):
+        console.print(Text(_making(places)), soft_wrap=True)
     for number, step in enumerate(steps, start=1):
         console.print(Text(f"# {number}. {_fill(step.what, places)}"), soft_wrap=True)
         if step.command:
@@ -172,7 +179,8 @@ def _check_before(name: str, archive: Archive, steps: tuple[Step, ...], output: 
         if any("{project}" in word for word in step.command) and not project:
             faults.append("gsutil needs a project to bill: --project NAME")
     if faults:
-        lines = "\n".join(shown(step, _places(output, project)) for step in commands)
+        places = _places(output, project)
+        lines = "\n".join([_making(places), *(shown(step, places) for step in commands)])
         raise InputError(f"{name} cannot be downloaded: {'; '.join(dict.fromkeys(faults))}. The commands:\n{lines}")
 
 

@@ -117,3 +117,33 @@ def test_paths_of_windows_are_told_from_a_wrong_root(tmp_path):
     (tmp_path / "t.csv").write_text("path,patient_id\nb/1.png,1\n")
     with pytest.raises(InputError, match=r"the right --root\?"):
         open_source("table", tmp_path, table="t.csv").read()
+
+
+def test_a_split_of_which_most_files_are_missing_is_named_and_paths_of_windows_too(tmp_path, caplog):
+    """Windows' paths in the rows of one split: without a word, the split would vanish."""
+    lines = ["path,patient_id,split"]
+    for split, sign, files in (("train", "\\", 6), ("val", "/", 4), ("test", "/", 4)):
+        (tmp_path / split).mkdir()
+        for number in range(files):
+            (tmp_path / split / f"{number}.png").touch()
+            lines.append(f"{split}{sign}{number}.png,{split}{number},{split}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    (tmp_path / "val" / "0.png").unlink()
+    (tmp_path / "val" / "1.png").unlink()  # half of them: nothing to shout about
+    source = open_source("table", tmp_path, table="t.csv")
+    assert len(source.read()) == 6
+    assert "train: 0 of 6 there" in caplog.text
+    assert "val:" not in caplog.text and "test:" not in caplog.text
+    assert r"paths with Windows' \; write them with /: 6 (train\0.png" in caplog.text
+    (tmp_path / "val" / "2.png").unlink()
+    caplog.clear()
+    source.read()
+    assert "train: 0 of 6 there, val: 1 of 4 there" in caplog.text
+
+
+def test_without_windows_paths_no_hint_is_given(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("path,patient_id\na.png,1\nb.png,2\n")
+    (tmp_path / "a.png").touch()
+    open_source("table", tmp_path, table="t.csv").read()
+    assert "image file not there: 1 (b.png)" in caplog.text
+    assert "Windows" not in caplog.text and "of 2 there" not in caplog.text

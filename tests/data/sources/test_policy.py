@@ -56,8 +56,25 @@ def test_anything_else_is_refused_when_the_policy_is_made(rule):
 
 
 def test_a_label_that_the_source_does_not_have_is_refused_with_those_it_has():
-    with pytest.raises(InputError, match=r"blank names edema, which this source has no label for; it has Edema, Mass"):
-        apply(codes("Edema", "Mass"), Policy(blank={"edema": "one"}))
+    with pytest.raises(InputError, match=r"blank names oedema, which this source has no label for; it has Edema, Mass"):
+        apply(codes("Edema", "Mass"), Policy(blank={"oedema": "one"}))
+
+
+@pytest.mark.parametrize("name", ["Pleural Effusion", "pleural effusion", "Pleural_Effusion", "PLEURAL-EFFUSION"])
+def test_labels_of_a_policy_match_without_case_like_those_of_tables(name):
+    table = apply(codes("Pleural Effusion", "Mass"), Policy(uncertain={name: "one", "Default": "zero"}))
+    np.testing.assert_array_equal(table.loc[9], np.array([1, 0], np.float32))
+
+
+def test_a_label_named_twice_is_refused_and_labels_that_differ_in_case_only_are_told_apart():
+    with pytest.raises(InputError, match="uncertain names the label Edema twice: Edema, edema"):
+        apply(codes("Edema"), Policy(uncertain={"Edema": "one", "edema": "zero"}))
+    table = apply(codes("a", "A"), Policy(uncertain={"a": "one", "A": "zero"}))
+    np.testing.assert_array_equal(table.loc[9], np.array([1, 0], np.float32))
+    table = apply(codes("default", "b"), Policy(uncertain={"default": "one"}))
+    np.testing.assert_array_equal(table.loc[9], np.array([1, 1], np.float32))
+    with pytest.raises(InputError, match="names A_x, which this source has no label for; it has a x, a X"):
+        apply(codes("a x", "a X"), Policy(uncertain={"A_x": "one"}))
 
 
 def test_what_is_no_code_is_an_error_and_no_value():

@@ -109,7 +109,7 @@ class Source(ABC):
             )
         self.report = {}
         table, origin = self.rows()
-        there = self._present(table["path"], origin)
+        there = self._present(table, origin)
         table = table[there]
         if self.codes is not None:
             self.codes = self.codes[there].reset_index(drop=True)
@@ -128,16 +128,27 @@ class Source(ABC):
             logger.warning("%s: %s: %d (%s)", self.name, what, len(found), first(found))
             self.report[what] = found
 
-    def _present(self, paths: pd.Series[str], origin: str) -> pd.Series[bool]:
+    def _present(self, table: pd.DataFrame, origin: str) -> pd.Series[bool]:
+        """Which images are there; says which are not, and which splits they leave (nearly) empty."""
+        paths = table["path"]
         there = files_present(self.root, paths)
+        missing = paths[~there]
+        windows = missing[missing.str.contains("\\", regex=False) & (os.sep == "/")]
         if not there.any():
             tried = first([str(self.root / path) for path in paths])
-            windows = paths.str.contains("\\", regex=False).any() and os.sep == "/"
-            remedy = r"Its paths have Windows' \; write them with /" if windows else f"Is {self.root} the right --root?"
+            remedy = (
+                r"Its paths have Windows' \; write them with /" if len(windows) else f"Is {self.root} the right --root?"
+            )
             raise InputError(
                 f"none of the {len(paths)} images that {origin} names is there; looked for {tried}. {remedy}"
             )
-        self.note("left out, image file not there", paths[~there])
+        self.note("left out, image file not there", missing)
+        self.note(r"of these, paths with Windows' \; write them with /", windows)
+        found = there.groupby(table["split"], sort=False).agg(["sum", "size"])
+        scant = found[found["sum"] * 2 < found["size"]]
+        names = {"none": "without a split"}
+        lines = [f"{names.get(split, split)}: {here} of {count} there" for split, here, count in scant.itertuples()]
+        self.note("splits that lack most of their image files", lines)
         return there
 
     def find_table(self, names: Sequence[str], folders: Sequence[str] = ("",)) -> Path | None:

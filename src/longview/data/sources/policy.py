@@ -10,6 +10,7 @@ be seen and taken anew.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Policy:
         blank: Rule for labels that the report does not mention, in the same form. With `ignore` hardly any negatives
             remain (CheXpert: 194,275 of 3.1 million cells are 0).
 
-    Labels that a mapping without `default` leaves out have the policy's own defaults: uncertain `ignore`, blank `zero`.
+    A mapping's labels match like those of tables, without regard to case, underscores, hyphens and spaces. Labels that
+    a mapping without `default` leaves out have the policy's own defaults: uncertain `ignore`, blank `zero`.
 
     Raises:
         InputError: For a word or number that is no rule.
@@ -63,7 +65,7 @@ class Policy:
         """Label -> code of :data:`~longview.data.sources.base.CODES` -> value, NaN where nothing is learned.
 
         Raises:
-            InputError: Where a mapping names a label that is none of `labels`.
+            InputError: Where a mapping names a label that is none of `labels`, or one twice.
         """
         names = list(labels)
         uncertain = _by_label("uncertain", self.uncertain, names, Policy.uncertain)
@@ -111,6 +113,34 @@ def codes_table(codes: pd.DataFrame) -> pd.DataFrame:
     rows = {name: [int(found.get(code, 0)) for code in CODES.values()] for name, found in counts.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(CODES), dtype=np.int64)
     return table.rename_axis("label")
+
+
+def label_table(table: pd.DataFrame, labels: Iterable[str], codes: pd.DataFrame | None = None) -> pd.DataFrame:
+    """:func:`codes_table` for every source: of labels without codes, their values are counted.
+
+    1 is present and 0 absent. An empty cell is blank where the label's column has others, else `not in source`.
+
+    Args:
+        table: (N, ...) rows of a manifest.
+        labels: What to count: a row each, in this order; a label without a column or codes is not in the source.
+        codes: (N, L) codes of the same rows, for the labels that have them.
+
+    Returns:
+        As :func:`codes_table`; with a last column `soft` where any values lie between 0 and 1.
+    """
+    counts = {} if codes is None else codes_table(codes).to_dict("index")
+    rows: dict[str, dict[str, int]] = {}
+    for name in labels:
+        rows[name] = {str(word): int(count) for word, count in counts.get(name, {}).items()}
+        if not rows[name]:
+            values = table[name].to_numpy(np.float64) if name in table else np.full(len(table), np.nan)
+            empty = int(np.isnan(values).sum())
+            rows[name] = {"present": int((values == 1).sum()), "absent": int((values == 0).sum())}
+            rows[name]["soft"] = len(values) - empty - sum(rows[name].values())
+            rows[name]["blank" if empty < len(values) else "not in source"] = empty
+    words = [*CODES, *(["soft"] if any(row.get("soft") for row in rows.values()) else [])]
+    filled = {name: [row.get(word, 0) for word in words] for name, row in rows.items()}
+    return pd.DataFrame.from_dict(filled, orient="index", columns=words, dtype=np.int64).rename_axis("label")
 
 
 def read_codes(cells: pd.DataFrame, columns: Mapping[str, str], file: Path) -> pd.DataFrame:
@@ -164,14 +194,34 @@ def _by_label(option: str, rules: Rules, labels: list[str], otherwise: Rules) ->
     """The value of each label."""
     if not isinstance(rules, Mapping):
         return dict.fromkeys(labels, value_of(rules, option))
-    strange = [str(name) for name in rules if name not in (DEFAULT, *labels)]
+    matched = {name: _match(str(name), labels) for name in rules}
+    strange = [str(name) for name, label in matched.items() if label is None]
     if strange:
         raise InputError(
             f"{option} names {first(strange)}, which this source has no label for; it has {', '.join(labels)}, and "
             f"{DEFAULT!r} stands for all that are not named"
         )
-    rest = rules.get(DEFAULT, otherwise)
-    return {name: value_of(rules.get(name, rest), option) for name in labels}
+    own: dict[str, Rule] = {}
+    for name, label in matched.items():
+        if label in own:
+            named = ", ".join(str(other) for other in matched if matched[other] == label)
+            raise InputError(f"{option} names the label {label} twice: {named}; name it once")
+        own[str(label)] = rules[name]
+    rest = own.get(DEFAULT, otherwise)
+    return {name: value_of(own.get(name, rest), option) for name in labels}
+
+
+def _match(name: str, labels: list[str]) -> str | None:
+    """The label (or :data:`DEFAULT`) that a key stands for: of that very name, else the only one that reads alike."""
+    if name == DEFAULT or name in labels:
+        return name
+    alike = [label for label in (*labels, DEFAULT) if _folded(label) == _folded(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _folded(name: str) -> str:
+    """A label's name without what label sets do not tell apart: case, underscores, hyphens and runs of spaces."""
+    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
 
 
 def _code(cell: str) -> int | None:
