@@ -1,6 +1,7 @@
 """The pipeline's plan, and what Snakemake makes of it with commands that only touch files."""
 
 import json
+import logging
 import os
 import signal
 import stat
@@ -13,7 +14,11 @@ import pytest
 import yaml
 
 from longview import InputError, cli
-from longview.pipeline import check, engine
+from longview.data.manifest import Manifest
+from longview.data.prepare import prepare_manifest
+from longview.data.store import Store
+from longview.downloading.archives import ARCHIVES
+from longview.pipeline import archives, check, engine, parsing
 from longview.pipeline.config import load
 from longview.pipeline.plan import Plan, as_words, configuration
 
@@ -53,6 +58,7 @@ case $1 in
     fi
     words="$words $last" ;;
   evaluate) mkdir -p "$output"; echo '{"map": 0.5, "auroc": null, "labels": 40, "rows": 3}' >"$output/metrics.json" ;;
+  pipeline) ;;
   submit) mkdir -p "$output"; echo id >"$output/submission.csv" ;;
   *) mkdir -p "$(dirname "$output")"; echo "$words" >"$output" ;;
 esac
@@ -75,7 +81,8 @@ def place(tmp_path, monkeypatch):
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     path = f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"
     monkeypatch.setattr(engine, "environment", lambda: {**os.environ, "PATH": path})
-    monkeypatch.setattr(check, "_check_fits", lambda plan: None)
+    monkeypatch.setattr(check, "check_trainings", lambda plan: None)
+    monkeypatch.setattr(check, "check_stores", lambda plan: None)  # those of the fake are none
     write(SMALL)
     return tmp_path
 
@@ -104,6 +111,18 @@ def small(**changes):
     return Plan(load_text({**SMALL, **changes}), Path("pipeline.yaml"))
 
 
+def option(key, value):
+    """SMALL with another option, such as `externals.nih.prepare.votes`, and with vinbig beside nih."""
+    config = json.loads(json.dumps(SMALL))
+    config["externals"]["vinbig"] = {"prepare": {"source": "vinbig", "root": "raw/nih"}}
+    *path, last = key.split(".")
+    place = config
+    for name in path:
+        place = place.setdefault(name, {})
+    place[last] = value
+    return config
+
+
 def load_text(config):
     write(config)
     return load(Path("pipeline.yaml"))
@@ -115,7 +134,7 @@ def load_text(config):
 def test_each_step_reads_what_an_earlier_one_made(place):
     made = set()
     for step in small().steps:
-        assert set(step.inputs) <= made, step.name
+        assert {*step.inputs, *step.after} <= made, step.name
         made.add(step.output)
 
 
@@ -123,7 +142,7 @@ def test_a_round_is_predict_pseudo_student_and_each_student_labels_for_the_next(
     plan = small()
     names = [step.name for step in plan.steps]
     assert names == [
-        "prepare_target", "prepare_nih", "teacher",
+        "prepare_target", "prepare_nih", "check_stores", "teacher",
         "predict_nih_1", "pseudo_nih_1", "student_1", "predict_nih_2", "pseudo_nih_2", "student_2",
         "fusion", "predict_fusion_val", "predict_fusion_test", "calibrate_fusion",
         "evaluate_one_test", "submit_one_test",
@@ -191,7 +210,7 @@ def test_a_configuration_is_what_its_files_say_and_not_how(tmp_path):
 @pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.name)
 def test_a_shipped_pipeline_is_one(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(check, "_check_fits", lambda plan: None)
+    monkeypatch.setattr(check, "check_trainings", lambda plan: None)
     plan = Plan(load(file), file)
     check.check(plan)
     assert file.read_text().splitlines()[0].endswith(f"main.py pipeline --config configs/pipeline/{file.name}")
@@ -258,6 +277,141 @@ def test_a_mistake_in_an_option_is_found_before_the_first_step(place, capsys, ch
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("calibrate.options.method", "temprature", "expected one of ['temperature', 'vector', "),
+        ("calibrate.options.method", "temprature", "Got value: temprature; see main.py calibrate --help"),
+        ("calibrate.options.minimum", "ten", "expected int. Got value: ten"),
+        ("calibrate.options.minimum", -1, "-1; give 0 or more"),
+        ("calibrate.options.threshold", "f2", "f2"),
+        ("externals.vinbig.pseudo.fill", "nna", "expected one of ['nan', 'uncertain', 'blank']"),
+        ("externals.vinbig.pseudo.fill", ["nan", "blank"], "vinbig does not say which cells are; leave it out"),
+        ("externals.vinbig.pseudo.joint", {"Nodule/Mas": ["Nodule", "Mass"]},
+         "'Nodule/Mas' is no label of vinbig; did you mean Nodule/Mass?"),
+        ("externals.vinbig.pseudo.joint", {"Nodule/Mass": ["Nodule", "Mas"]},
+         "'Mas' is no label of label set cxr_lt_2024_task1; did you mean Mass?"),
+        ("externals.vinbig.pseudo.joint", {"Nodule/Mass": ["Mass"]}, "give it two members or more"),
+        ("externals.vinbig.pseudo.upper", 7, "--upper is 7.0; give a probability"),
+        ("externals.vinbig.prepare.source", "nhi", "unknown source 'nhi'; known: nih"),
+        ("externals.vinbig.prepare.votes", "most", "expected one of ['any', 'majority'"),
+        ("externals.nih.prepare.votes", "any", "source 'nih' takes no option 'votes'"),
+        ("externals.vinbig.prepare.val_fraction", 5, "val_fraction must be at least 0 and below 1, not 5.0"),
+        ("externals.vinbig.prepare.labels", "vinbgi", "no label set 'vinbgi'"),
+        ("externals.vinbig.prepare.resize", "letterbox", "give both prepare.resize: squash"),
+        ("externals.nih.prepare", {"source": "chexpert", "root": "raw/nih", "uncertain": "perhaps"},
+         "uncertain is 'perhaps'; give zero"),
+        ("externals.nih.prepare", {"source": "chexpert", "root": "raw/nih", "blank": {"Edma": "zero"}}, "Edma"),
+        ("externals.nih.phantom.layout", "nhi", "expected one of ['nih', "),
+        ("target.prepare.labels", "nih", "write target.prepare.labels: cxr_lt_2024_task1"),
+        ("models.fusion.labels", "padchest", "the target then has no "),
+        ("tasks.one.labels", "padchest", "its model fusion, of label set cxr_lt_2024_task1, does not predict "),
+        ("tasks.one.labels", "nhi", "no label set 'nhi'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_found_before_the_first_step(place, key, value, message):
+    config = option(key, value)
+    if "phantom" in key:
+        del config["externals"]["nih"]["prepare"]["root"]
+    with pytest.raises(InputError) as error:
+        check.check(Plan(load_text(config), Path("pipeline.yaml")))
+    text = str(error.value)
+    section = key if "labels" in key else key.rpartition(".")[0]
+    assert text.startswith("pipeline.yaml: ") and section in text and message in text
+
+
+def test_values_that_fit_are_no_mistakes(place):
+    config = option("externals.vinbig.pseudo", {"joint": {"Nodule/Mass": ["Nodule", "Mass"]}, "fill": ["nan"]})
+    config["externals"]["nih"]["prepare"] = {
+        "source": "chexpert", "root": "raw/nih", "uncertain": {"Edema": "one", "default": "ignore"}, "val_fraction": 0,
+    }  # fmt: skip
+    config["externals"]["nih"]["pseudo"] = {"fill": ["nan", "uncertain", "blank"]}
+    config["tasks"]["two"] = {**config["tasks"]["one"], "labels": "cxr_lt_2024_task2"}
+    assert check.check(Plan(load_text(config), Path("pipeline.yaml"))) == []
+
+
+def test_predict_is_parsed_with_its_trainings_configuration(place, monkeypatch):
+    options = {"trainer.acelerator": "cpu"}
+    task = {"one": {"model": "student", "labels": "cxr_lt_2024_task1", "test": {"template": "raw/target/test.csv"}}}
+    plan = small(teacher={"config": [str(ROOT / "configs/demo.yaml")]}, predict={"options": options},
+                 student=None, externals={}, models={}, tasks=task, calibrate=None)  # fmt: skip
+    Path("out/runs/teacher").mkdir(parents=True)  # was begun: only `predict` is left to parse
+    with pytest.raises(
+        InputError, match=r"pipeline.yaml: predict.options: .*--trainer.acelerator cpu; see main.py pred"
+    ):
+        parsing.check_trainings(plan)
+
+
+def test_predict_is_parsed_once_for_each_network_that_its_options_depend_on(place):
+    models = {"fusion": {"config": ["fit.yaml"], "options": {"model.freeze": "encoder", "trainer.max_epochs": 1}}}
+    once = parsing._predictions(small(models=models, predict={"options": {"trainer.devices": 1}}))
+    each = parsing._predictions(small(models=models, predict={"options": {"data.batch_size": 2}}))
+    assert (len(once), len(each)) == (1, 2)  # teacher and students have one network
+    assert all("--ckpt_path" not in words and words[:3] == ["predict", "--config", "fit.yaml"] for words in each)
+    assert "--model.freeze" in each[1] and "--trainer.max_epochs" not in each[1]
+
+
+def test_stores_that_share_a_patient_across_splits_are_found_before_any_training(place, make_store, capsys):
+    first = make_store(["Mass"], patients=4, source="nih")
+    films = Store(first)
+    table = films.manifest.table.copy()
+    table["split"] = table["split"].map({"train": "val", "val": "train", "test": "test"})
+    prepare_manifest(Manifest(table), Path(films.info.root), place / "torn", size=32)
+    external = {"nih": {"store": str(place / "torn")}}
+    plan = small(target={"store": str(first)}, externals=external)
+    with pytest.raises(InputError, match=r"pipeline.yaml: 3 patients are in two splits .*train in externals.nih"):
+        archives.check_stores(plan)
+    assert archives.check_stores(small(target={"store": str(first)}, externals={"nih": {"store": "not/yet"}})) == 1
+    with pytest.raises(InputError, match="show the same films"):
+        archives.check_stores(small(target={"store": str(first)}, externals={"nih": {"store": str(first)}}))
+
+    # as the step does, which needs no Snakemake
+    small(target={"store": str(first)}, externals=external)
+    assert start("--check_stores") == (2, [])
+    assert "in two splits" in capsys.readouterr().err
+
+
+def test_no_training_begins_where_prepared_stores_share_a_patient(place, monkeypatch):
+    monkeypatch.setenv("FAKE_DIES_AT", "check_stores")
+    code, calls = start()
+    assert code == 1 and sorted(verbs(calls)) == ["pipeline", "prepare", "prepare"]
+    monkeypatch.delenv("FAKE_DIES_AT")
+    assert start("--until", "teacher")[0] == 0
+
+    # another external is compared too, and the teacher stays as it is
+    Path("raw/more").mkdir()
+    more = {**SMALL["externals"], "more": {"prepare": {"source": "vinbig", "root": "raw/more"}}}
+    write({**SMALL, "externals": more})
+    assert verbs(start("--until", "teacher")[1]) == ["prepare", "pipeline"]
+
+
+def test_an_external_of_the_targets_family_is_warned_of(place, caplog):
+    with caplog.at_level(logging.WARNING):
+        check.check(Plan(load_text(option("externals.nih.prepare.source", "mimic")), Path("pipeline.yaml")))
+    assert "externals.nih (mimic) shows patients of the target (cxr-lt-2024)" in caplog.text
+    assert "vinbig" not in caplog.text
+
+
+def test_the_tables_are_where_download_puts_them():
+    file = ROOT / "configs/pipeline/cxr_lt_2024_task1.yaml"
+    config = load(file)
+    step = ARCHIVES["cxr-lt-2024"].ways["wget"][0]
+    assert step.what.endswith("{output}/cxr-lt-2024")
+    parts = [part for task in config.tasks.values() for part in (task.development, task.test)]
+    tables = {path for part in parts for path in (part.template, part.truth) if path.endswith(".csv")}
+    assert {str(Path(path).parent) for path in tables} == {f"{config.target.prepare['root']}/cxr-lt-2024"}
+
+
+def test_a_relative_path_is_said_to_begin_at_the_working_directory(place):
+    with pytest.raises(InputError, match=rf"config of teacher: no.yaml: No such file.* directory, {place}"):
+        small(teacher={"config": ["no.yaml"]})
+    with pytest.raises(InputError, match=f"absent.yaml does not exist.*working directory, {place}"):
+        load(Path("absent.yaml"))
+    with pytest.raises(InputError) as error:
+        load(place / "absent.yaml")
+    assert "working" not in str(error.value)
+
+
 def test_raw_data_that_are_not_there_are_named(place, capsys):
     Path("raw/nih").rmdir()
     Path("raw/target/test.csv").unlink()
@@ -276,7 +430,7 @@ def test_a_step_that_does_not_exist_is_named_with_those_that_do(place, capsys):
 
 def test_what_is_done_is_not_done_again_and_what_changed_is(place, capsys):
     code, calls = start()
-    assert code == 0 and len(calls) == 15
+    assert code == 0 and len(calls) == 16
     assert "0.5000" in capsys.readouterr().out
     commands = [Path(f"out/logs/{step.name}.log").read_text() for step in small().steps]
     assert all("$ longview " in text for text in commands)
@@ -310,9 +464,9 @@ def test_a_training_that_failed_goes_on_and_nothing_before_it_is_repeated(place,
     assert start("--dry-run")[0] == 0
     out = capsys.readouterr().out
     assert (
-        "[5/15] pseudo_nih_1: done" in out
-        and "[6/15] student_1: goes on" in out
-        and "[7/15] predict_nih_2: to do" in out
+        "[6/16] pseudo_nih_1: done" in out
+        and "[7/16] student_1: goes on" in out
+        and "[8/16] predict_nih_2: to do" in out
     )
     assert "9 to do" not in out and "10 to do" in out
 
@@ -333,7 +487,7 @@ def test_a_killed_pipeline_goes_on_when_its_orphans_are_done(place):
     path = engine.environment()["PATH"]
     code = (
         "import os; from longview import cli; from longview.pipeline import check, engine\n"
-        "check._check_fits = lambda plan: None\n"
+        "check.check_trainings = check.check_stores = lambda plan: None\n"
         f"engine.environment = lambda: {{**os.environ, 'PATH': {path!r}}}\n"
         "cli.main(['pipeline', '--config', 'pipeline.yaml', '--cores', '2'])"
     )
@@ -381,4 +535,4 @@ def test_the_scripts_are_correct_bash(place):
     engine.write_scripts(plan)
     for step in plan.steps:
         subprocess.run(["bash", "-n", engine.script_of(plan, step)], check=True)
-    assert json.loads(json.dumps(engine.script(plan, plan.steps[0]))).startswith("#!/usr/bin/env bash\n# [1/15]")
+    assert json.loads(json.dumps(engine.script(plan, plan.steps[0]))).startswith("#!/usr/bin/env bash\n# [1/16]")

@@ -7,11 +7,14 @@ A workflow engine, Snakemake, does the graph, the resuming, SLURM and containers
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 from longview import InputError
 
 __all__ = ["pipeline"]
+
+logger = logging.getLogger(__name__)
 
 
 def pipeline(
@@ -22,6 +25,7 @@ def pipeline(
     until: str | None = None,
     executor: str | None = None,
     profile: str | None = None,
+    check_stores: bool = False,
     snakemake: list[str] | None = None,
 ) -> None:
     """Run a whole noisy-student pipeline: raw archives, teacher, students, last stages, scores, submissions.
@@ -44,14 +48,19 @@ def pipeline(
         until: Run only this step and those that it needs.
         executor: Snakemake's executor plugin, such as slurm; default: this machine.
         profile: Snakemake's profile folder, with a cluster's own settings.
+        check_stores: Only check that no patient stands in two splits of the stores that are there; the pipeline does so
+            by itself between preparing and training.
         snakemake: Further options of Snakemake: write them behind `--`, as in `-- --retries 2 --slurm-requeue`.
     """
+    if check_stores:
+        _check_stores(config)
+        return
     if importlib.util.find_spec("snakemake") is None:
         raise InputError("pipeline needs Snakemake: uv sync --extra pipeline")
     if cores is not None and cores < 1:
         raise InputError(f"--cores {cores}: give at least 1")
     from longview.pipeline.check import check
-    from longview.pipeline.config import load
+    from longview.pipeline.config import here, load
     from longview.pipeline.engine import arguments, execute
     from longview.pipeline.plan import Plan
     from longview.pipeline.report import print_plan, print_results
@@ -64,6 +73,15 @@ def pipeline(
         print_plan(plan, wanted, words, missing)
         return
     if missing:
-        raise InputError(f"{config}: {missing[0]}")
+        raise InputError(f"{config}: {missing[0]}{here('')}")
     execute(plan, words)
     print_results(plan, wanted)
+
+
+def _check_stores(config: Path) -> None:
+    from longview.pipeline.archives import check_stores
+    from longview.pipeline.config import load
+    from longview.pipeline.plan import Plan
+
+    count = check_stores(Plan(load(config), config))
+    logger.info("%s: no patient stands in two splits of its %d stores", config, count)

@@ -1,17 +1,18 @@
-"""Finding mistakes of a pipeline before its first step: options, label sets, raw data that are not there."""
+"""Finding mistakes of a pipeline before its first step: options, data sets, label sets, what is not there."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from longview import InputError
 from longview.labels import LabelSet
+from longview.pipeline.archives import check_archives, check_stores
 from longview.pipeline.config import Options
+from longview.pipeline.parsing import check_trainings, key_of, parse_tools, told, tool
 from longview.pipeline.plan import Plan, wanted_parts
 
 _OWN: Mapping[str, tuple[str, ...]] = {
@@ -32,13 +33,13 @@ def check(plan: Plan) -> list[str]:
         Files and folders that no step makes and that are not there.
 
     Raises:
-        InputError: For an option that its command does not know, or a label set that does not exist.
+        InputError: For an option or a value that its command does not take, for data sets, label sets and tasks that
+            do not fit together, and for stores that share patients.
     """
     config, file = plan.config, plan.file
-    for name in [config.labels, *(task.labels for task in config.tasks.values())]:
-        LabelSet.load(name)
+    _check_labels(plan)
     for name, archive in plan.archives().items():
-        where = "target" if name == "target" else f"externals.{name}"
+        where = key_of(name)
         _check_options(file, f"{where}.phantom", "phantom", archive.phantom)
         _check_options(file, f"{where}.prepare", "prepare", archive.prepare)
     for name, external in config.externals.items():
@@ -54,12 +55,43 @@ def check(plan: Plan) -> list[str]:
             remedy = "write student.weights" if name == "student" else "it begins with the last student; leave it out"
             raise InputError(f"{file}: {name}.options.model.pretrained: {remedy}")
     _refuse_own(file, "predict.options", "predict", config.predict.options)
-    _check_fits(plan)
+    parsed = parse_tools(plan)
+    _check_calibration(plan, parsed)
+    check_archives(plan, parsed)
+    check_stores(plan)
+    check_trainings(plan)  # last, for it takes some seconds
     return _missing(plan)
 
 
+def _check_labels(plan: Plan) -> None:
+    """Every label set is one."""
+    config = plan.config
+    sets: dict[str, str | None] = {"labels": config.labels}
+    sets |= {f"models.{name}.labels": final.labels for name, final in config.models.items()}
+    sets |= {f"tasks.{name}.labels": task.labels for name, task in config.tasks.items()}
+    for key, name in sets.items():
+        if name is not None:
+            with told(plan.file, f"{key}: "):
+                LabelSet.load(name)
+
+
+def _check_calibration(plan: Plan, parsed: Mapping[str, Any]) -> None:
+    """What `calibrate` itself would refuse, after everything was trained."""
+    from longview.calibration.thresholds import parse_rules
+
+    for name, given in parsed.items():
+        if name.startswith("calibrate_"):
+            with told(plan.file, "calibrate.options: "):
+                parse_rules(given.threshold)
+            for option in ("minimum", "folds"):
+                if getattr(given, option) < 0:
+                    raise InputError(
+                        f"{plan.file}: calibrate.options.{option} is {getattr(given, option)}; give 0 or more"
+                    )
+
+
 def _check_options(file: Path, where: str, verb: str, options: Options | None) -> None:
-    known = inspect.signature(_function(verb)).parameters
+    known = inspect.signature(tool(verb)).parameters
     for option in options or {}:
         name = option.partition(".")[0].replace("-", "_")
         if name not in known:
@@ -75,50 +107,11 @@ def _refuse_own(file: Path, where: str, verb: str, options: Options) -> None:
             raise InputError(f"{file}: {where}.{option} is given by the pipeline; leave it out")
 
 
-def _function(verb: str) -> Callable[..., Any]:
-    """The command behind a verb; imported here, for none of them is needed to run a step."""
-    if verb == "phantom":
-        from longview.data.phantom import phantom
-
-        return phantom
-    if verb == "prepare":
-        from longview.data.prepare import prepare
-
-        return prepare
-    if verb == "pseudo":
-        from longview.pseudo import pseudo
-
-        return pseudo
-    from longview.calibration.calibrate import calibrate
-
-    return calibrate
-
-
-def _check_fits(plan: Plan) -> None:
-    """Parse the configuration of each training that was never begun, as `fit` will; students differ only in data."""
-    fits = {step.name.rpartition("_")[0] if step.name.startswith("student_") else step.name: step
-            for step in plan.steps if step.run is not None and not Path(step.run).exists()}  # fmt: skip
-    if not fits:
-        return  # nor is torch imported
-    from longview.training import parse
-
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)  # what a parser says on the way
-    try:
-        for step in fits.values():
-            try:
-                parse(list(step.words))
-            except InputError as error:
-                raise InputError(f"{plan.file}: {step.name}: {error}") from error
-    finally:
-        logging.disable(before)
-
-
 def _missing(plan: Plan) -> list[str]:
     """What no step makes and is not there."""
     config, missing = plan.config, []
     for name, archive in plan.archives().items():
-        where = "target" if name == "target" else f"externals.{name}"
+        where = key_of(name)
         if archive.prepare is None and not Path(plan.store(name), "store.json").is_file():
             missing.append(f"{where}.store {plan.store(name)} is no store; give {where}.prepare, or another folder")
         if archive.prepare is not None and archive.phantom is None and not Path(str(archive.prepare["root"])).is_dir():

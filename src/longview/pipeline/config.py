@@ -19,7 +19,7 @@ from longview import InputError
 Options = dict[str, object]
 """Options of a command, as `{size: 512, strict: true}` for `--size 512 --strict true`."""
 
-Kind = Literal["phantom", "prepare", "fit", "predict", "pseudo", "calibrate", "evaluate", "submit"]
+Kind = Literal["phantom", "prepare", "fit", "predict", "pseudo", "calibrate", "evaluate", "submit", "pipeline"]
 """The commands that a pipeline is made of."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -215,12 +215,19 @@ def load(file: Path) -> PipelineConfig:
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"--config {file} does not exist; there are some in configs/pipeline") from error
+        raise InputError(f"--config {file} does not exist; there are some in configs/pipeline{here(file)}") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {file} is not readable as YAML: {' '.join(str(error).split())}") from error
     config = _dataclass(PipelineConfig, value, "", file)
     _check(config, file)
     return config
+
+
+def here(path: str | Path) -> str:
+    """What a message says of a relative path that is not there."""
+    if Path(path).is_absolute():
+        return ""
+    return f" (relative paths begin at the working directory, {Path.cwd()}: start where they lead somewhere)"
 
 
 def _read(wanted: Any, value: Any, key: str, file: Path) -> Any:
@@ -288,7 +295,7 @@ def _check(config: PipelineConfig, file: Path) -> None:
     for name in [*config.externals, *config.models, *config.tasks]:
         if not _NAME.fullmatch(name):
             raise InputError(f"{file}: {name!r} is no name; begin with a letter, then letters, digits and _")
-        if name in {"target", "teacher", "student"}:
+        if name in {"target", "teacher", "student", "check_stores"}:
             raise InputError(f"{file}: {name!r} is taken; give another name")
     _check_student(config, file)
     for name, archive in {"target": config.target, **config.externals}.items():

@@ -22,6 +22,7 @@ from longview.pipeline.config import (
     Resources,
     Task,
     Training,
+    here,
 )
 
 PartName = Literal["development", "test"]
@@ -38,6 +39,8 @@ class Step:
         words: The command, from the verb on.
         inputs: Files of other steps that it reads.
         output: The file that says that it is done.
+        after: Files of earlier steps that must be there, but which it does not read: were they made anew, it does not
+            run again.
         described_by: Files that describe the folder it makes, a copy of which is `output`: where they are as before,
             no later step runs again.
         run: Folder of its runs, where it is a `fit`.
@@ -51,6 +54,7 @@ class Step:
     described_by: tuple[str, ...] = ()
     run: str | None = None
     configuration: str = ""
+    after: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -75,7 +79,8 @@ class Plan:
         config = self.config
         for name, archive in self.archives().items():
             self._archive(name, archive)
-        self._fit("teacher", config.teacher, stores=self.store("target"), needs=["target"])
+        apart = self._apart()
+        self._fit("teacher", config.teacher, stores=self.store("target"), needs=["target"], after=apart)
         last = "teacher"
         for number in range(1, config.student.rounds + 1 if config.student else 1):
             last = self._round(number, last)
@@ -138,6 +143,16 @@ class Plan:
         words = ("prepare", *as_words(options), "--output", store)
         self._add(Step(step, words, tuple(needs), self.done(step), described))
 
+    def _apart(self) -> tuple[str, ...]:
+        """Check prepared stores together before anything is trained; returns the file that says that they were."""
+        prepared = [path for name in self.archives() for path in self._prepared(name)]
+        if not prepared or not self.config.externals:
+            return ()
+        words = ("pipeline", "--config", str(self.file), "--check_stores", "true")
+        described = tuple(f"{self.store(name)}/store.json" for name in self.archives())
+        self._add(Step("check_stores", words, tuple(prepared), self.done("check_stores"), described))
+        return (self.done("check_stores"),)
+
     def _prepared(self, name: str) -> list[str]:
         """What says that a store is there; nothing where no step makes it."""
         return [] if self.archives()[name].prepare is None else [self.done(f"prepare_{name}")]
@@ -152,6 +167,7 @@ class Plan:
         files: Sequence[str] = (),
         stage: str | None = None,
         labels: str | None = None,
+        after: tuple[str, ...] = (),
     ) -> None:
         """A training.
 
@@ -163,6 +179,7 @@ class Plan:
             files: Further files that it needs.
             stage: The training whose checkpoint it begins with.
             labels: Label set; None: the pipeline's.
+            after: What must have been checked before.
         """
         config = self.config
         words = ["fit", *_configs(training.config), *as_words(training.options)]
@@ -173,16 +190,22 @@ class Plan:
             inputs.append(self.checkpoint(stage))
         runs = self.place("runs")
         words += ["--seed_everything", str(config.seed), "--name", name, "--trainer.default_root_dir", runs]
-        digest = configuration(training.config)
+        digest = self._digest(name, training.config)
         self._add(Step(name, tuple(words), tuple(inputs), self.checkpoint(name), run=f"{runs}/{name}",
-                       configuration=digest))  # fmt: skip
+                       configuration=digest, after=after))  # fmt: skip
 
     def _predict(self, name: str, model: str, store: str, split: str, output: str, needs: Sequence[str]) -> None:
         how = self.config.predict
         words = ["predict", "--ckpt_path", self.checkpoint(model), *_configs(how.config), *as_words(how.options)]
         words += ["--data.stores", store, "--data.predict_split", split, "--output", output]
         inputs = (self.checkpoint(model), *needs)
-        self._add(Step(name, tuple(words), inputs, output, configuration=configuration(how.config)))
+        self._add(Step(name, tuple(words), inputs, output, configuration=self._digest("predict", how.config)))
+
+    def _digest(self, key: str, files: Sequence[str]) -> str:
+        try:
+            return configuration(files)
+        except InputError as error:
+            raise InputError(f"{self.file}: config of {key}: {error}") from error
 
     def _round(self, number: int, teacher: str) -> str:
         """Label each external with the teacher, and train a student on everything; returns the student's name."""
@@ -300,7 +323,7 @@ class Plan:
         wanted = {self.step(name).output}
         for step in reversed(self.steps):
             if step.output in wanted:
-                wanted |= set(step.inputs)
+                wanted |= {*step.inputs, *step.after}
         return [step for step in self.steps if step.output in wanted]
 
 
@@ -351,7 +374,7 @@ def _contents(file: Path, seen: set[Path]) -> Iterator[object]:
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; name a configuration that is there") from error
+        raise InputError(f"{file}: {error.strerror}; name a configuration that is there{here(file)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not readable as YAML: {' '.join(str(error).split())}") from error
     yield value
