@@ -9,28 +9,12 @@ deviation.
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import pandas as pd
-from tables import cell, group, write
+from tables import cell, group, last_test, write
 
 SCORES = {"test/map": "mAP", "test/map_head": "head", "test/map_medium": "medium", "test/map_tail": "tail",
           "test/auroc": "AUROC", "test/ece": "ECE"}  # fmt: skip
-
-
-def test_scores(run: Path) -> pd.Series:
-    """The last test of a run's last version.
-
-    Raises:
-        SystemExit: Where the run was not tested.
-    """
-    versions = sorted(run.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
-    file = (versions[-1] if versions else run) / "metrics.csv"
-    table = pd.read_csv(file) if file.is_file() else pd.DataFrame()
-    if "test/map" not in table or table["test/map"].notna().sum() == 0:
-        sys.exit(f"error: {run} has no test scores in {file}; run fit with --test_after_fit true")
-    return table[table["test/map"].notna()].iloc[-1].reindex(list(SCORES))
 
 
 def main() -> None:
@@ -39,7 +23,7 @@ def main() -> None:
     parser.add_argument("groups", nargs="+", metavar="NAME=GLOB")
     rows = []
     for name, runs in map(group, parser.parse_args().groups):
-        scores = pd.DataFrame([test_scores(run) for run in runs])
+        scores = pd.DataFrame([last_test(run).reindex(list(SCORES)) for run in runs])
         rows.append([name, str(len(runs)), *(cell(scores[score]) for score in SCORES)])
     write(["run", "seeds", *SCORES.values()], rows)
 

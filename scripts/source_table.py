@@ -9,11 +9,10 @@ figures of that store are taken (`test/map_<name>`). Runs are paired in the orde
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
-from tables import cell, group, write
+from tables import cell, group, last_test, write
 
 
 def scores(run: Path, source: str) -> pd.Series:
@@ -22,13 +21,8 @@ def scores(run: Path, source: str) -> pd.Series:
     Raises:
         SystemExit: Where the run was not tested.
     """
-    versions = sorted(run.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
-    file = (versions[-1] if versions else run) / "metrics.csv"
-    table = pd.read_csv(file) if file.is_file() else pd.DataFrame()
-    if "test/map" not in table or table["test/map"].notna().sum() == 0:
-        sys.exit(f"error: {run} has no test scores in {file}; run fit with --test_after_fit true")
-    last = table[table["test/map"].notna()].iloc[-1]
-    own = f"_{source}" if f"test/map_{source}" in table else ""
+    last = last_test(run)
+    own = f"_{source}" if f"test/map_{source}" in last else ""
     return pd.Series({"mAP": last[f"test/map{own}"], "AUROC": last[f"test/auroc{own}"]})
 
 

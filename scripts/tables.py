@@ -23,6 +23,20 @@ def group(text: str) -> tuple[str, list[Path]]:
     return name, paths
 
 
+def last_test(run: Path) -> pd.Series:
+    """The figures of the last test of a run's newest version.
+
+    Raises:
+        SystemExit: Where the run was not tested.
+    """
+    versions = sorted(run.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+    file = (versions[-1] if versions else run) / "metrics.csv"
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+    if "test/map" not in table or table["test/map"].notna().sum() == 0:
+        sys.exit(f"error: {run} has no test scores in {file}; run fit with --test_after_fit true")
+    return table[table["test/map"].notna()].iloc[-1]
+
+
 def cell(values: pd.Series, digits: int = 3) -> str:
     """`0.531 ± 0.004` of the runs' values."""
     spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""

@@ -125,6 +125,7 @@ ALLOWED = {
     ],
     "longview.cross_validation": [
         *TABLES,
+        "longview.launch",
         "longview.data.borrowing",
         "longview.data.derive",
         "longview.data.families",
@@ -144,6 +145,7 @@ ALLOWED = {
         "longview.outputs",
     ],
     "longview.pipeline": [  # it asks each command's own parser whether its options are right
+        "longview.launch",
         "longview.labels",
         "longview.outputs",
         "longview.calibration.calibrate",
@@ -167,6 +169,7 @@ ALLOWED = {
     "longview.score_report": [
         "longview.curves",
         "longview.joining",
+        "longview.outputs",
         "longview.ranking",
         "longview.statistics",
         "longview.subgroups",

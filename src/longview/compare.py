@@ -19,9 +19,8 @@ from longview import InputError, __version__
 from longview.comparison import ALPHA, FIGURES, Aligned, Comparison, Difference, Pair, compare_models
 from longview.evaluate import label_groups, with_derived
 from longview.forest import plot_forest
-from longview.joining import sha256
 from longview.labels import LabelSet
-from longview.outputs import staged
+from longview.outputs import sha256, staged
 from longview.predictions import labels_of, read_predictions
 from longview.score_report import shown, without_nan
 from longview.truth import PLURAL, Match, Truth, match

@@ -19,9 +19,9 @@ from rich.progress import track
 from longview import InputError
 from longview.calibration.file import CALIBRATION, Calibration, attributes_of
 from longview.data.derive import derive
-from longview.joining import columns_of, sha256, some
+from longview.joining import columns_of, some
 from longview.labels import LabelSet
-from longview.outputs import staged
+from longview.outputs import sha256, staged
 from longview.predictions import labels_of, read_predictions
 from longview.ranking import per_label, summarise
 from longview.score_report import (

@@ -6,10 +6,8 @@ Our own tables say `image_id`, `study_id`, `patient_id`; CXR-LT says `dicom_id` 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -138,9 +136,3 @@ def some(items: Sequence[object] | pd.Series[Any] | pd.Index[Any]) -> str:
     """The first few items, and how many more there are."""
     names = [str(item) for item in items]
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def sha256(file: Path) -> str:
-    """Hash of a file's bytes, hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

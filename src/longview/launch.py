@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -53,6 +54,26 @@ def listen() -> None:
     """
     if in_slurm() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, note)
+
+
+def wait_for(process: subprocess.Popen[Any]) -> int:
+    """Wait for a command and give its exit code; a SIGTERM meanwhile is passed on to it.
+
+    Raises:
+        KeyboardInterrupt: After the command has ended too, to which the terminal sent the same.
+    """
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        process.send_signal(signum)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def note(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature

@@ -1,7 +1,8 @@
-"""Folders of results that are never seen half-written."""
+"""Folders of results that are never seen half-written, and what tells one file from another."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -64,3 +65,9 @@ def staged(output: Path) -> Iterator[Path]:
             os.replace(file, output / file.name)  # noqa: PTH105 - atomic, and says that it replaces
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file's bytes, hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

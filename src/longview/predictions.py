@@ -19,8 +19,8 @@ import pandas as pd
 
 from longview import InputError, StudyKey
 from longview.data.manifest import read_table, write_table
-from longview.joining import identify, label_candidates, sha256, some, text_columns
-from longview.outputs import make_folder
+from longview.joining import identify, label_candidates, some, text_columns
+from longview.outputs import make_folder, sha256
 
 KEYS = ("patient_id", "study_id", "image_id")
 """Id columns of a prediction table, in order; `image_id` is left out where rows are studies."""

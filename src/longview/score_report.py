@@ -16,7 +16,7 @@ from rich.table import Table
 
 from longview import __version__
 from longview.curves import GROUPS, Curve, plot_bars, plot_curves
-from longview.joining import sha256
+from longview.outputs import sha256
 from longview.ranking import LabelScores, Summary, group_means
 from longview.statistics.figures import FIXED, Figures
 from longview.statistics.intervals import LEVEL, Interval
@@ -296,11 +296,12 @@ def report_table(result: Evaluation) -> Table:
     sure = bool(result.resamples.drawn)
     table.add_column("label", no_wrap=True, min_width=10)
     table.add_column("group", no_wrap=True, min_width=6 * bool(result.groups))
-    table.add_column("positives", justify="right", no_wrap=True, min_width=9)
+    # 80 columns hold both intervals in full
+    table.add_column("pos." if sure else "positives", justify="right", no_wrap=True, min_width=4)
     if not sure:  # no room beside intervals
         table.add_column("share", justify="right", no_wrap=True)
     for column in ("AUROC", "AP"):
-        table.add_column(column, justify="right", no_wrap=True, min_width=15 if sure else 6)
+        table.add_column(column, justify="right", no_wrap=True, min_width=17 if sure else 6)
 
     def add(name: str, group: str, counts: tuple[str, str], found: Mapping[str, Interval], ap: str, style: str) -> None:
         table.add_row(name, group, *counts[: 1 if sure else 2], shown(found["auroc"]), shown(found[ap]), style=style)

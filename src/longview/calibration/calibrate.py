@@ -22,9 +22,9 @@ from longview.calibration.reliability import plot_reliability
 from longview.calibration.report import per_label_rows, report_table
 from longview.calibration.thresholds import Rule, parse_rules
 from longview.evaluate import with_derived
-from longview.joining import columns_of, join_keys, sha256
+from longview.joining import columns_of, join_keys
 from longview.labels import LabelSet
-from longview.outputs import make_folder
+from longview.outputs import make_folder, sha256
 from longview.predictions import MODEL, labels_of, read_predictions, write_predictions
 from longview.truth import Truth, match
 

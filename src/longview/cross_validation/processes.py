@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
-from longview import InputError
+from longview import InputError, launch
 
 _SHOWN = 15  # last lines of a failed command's log
 _MAIN = "from longview.cli import main; main()"
@@ -33,18 +31,7 @@ def run(words: Sequence[str], log: Path) -> None:
     with log.open("a", encoding="utf-8") as text:
         begin = log.stat().st_size
         process = subprocess.Popen([sys.executable, "-c", _MAIN, *words], stdout=text, stderr=subprocess.STDOUT)  # noqa: S603
-
-        def pass_on(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-            process.send_signal(signum)
-
-        before = signal.signal(signal.SIGTERM, pass_on)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to both of us
-            process.wait()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        code = launch.wait_for(process)
     if not code:
         return
     with log.open("rb") as stream:

@@ -239,7 +239,6 @@ def prepare_manifest(
         strict: Stop at the first file that cannot be read.
         overwrite: Replace a finished store, and drop a half-made one of other settings.
         options: What the manifest was made with, kept in the store's settings.
-
         annotations: Codes and boxes of the images, kept beside the manifest.
 
     Returns:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longview import InputError
+from longview.outputs import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +135,6 @@ def _sums(folder: Path, left: list[tuple[str, list[object]]]) -> Iterator[tuple[
         for begin in range(0, len(left), _AT_ONCE):
             some = left[begin : begin + _AT_ONCE]
             yield from zip(some, pool.map(lambda item: sha256(folder / item[0]), some), strict=True)
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 sum of a file, hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _known(state: Path) -> dict[str, list[object]]:

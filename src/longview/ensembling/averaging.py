@@ -11,7 +11,8 @@ from torch import Tensor
 
 from longview import InputError
 from longview.checkpoints import CHECKPOINT_KEY, described, labels_of, network_state, read_checkpoint
-from longview.joining import sha256, some
+from longview.joining import some
+from longview.outputs import sha256
 
 Checkpoint = dict[str, Any]
 

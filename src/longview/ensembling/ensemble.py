@@ -20,9 +20,8 @@ from longview.ensembling.selection import Selected, select
 from longview.ensembling.views import average_studies, parse_weights, read_views
 from longview.ensembling.weights import Weights, identity
 from longview.evaluate import with_derived
-from longview.joining import sha256
 from longview.labels import LabelSet
-from longview.outputs import make_folder
+from longview.outputs import make_folder, sha256
 from longview.predictions import MODEL, TEST_TIME, write_predictions
 from longview.truth import Truth, match
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
-from longview import InputError
+from longview import InputError, launch
 from longview.outputs import make_folder
 from longview.pipeline.config import Resources
 from longview.pipeline.plan import Plan, Step
@@ -196,18 +194,7 @@ def execute(plan: Plan, words: Sequence[str]) -> None:
         process = subprocess.Popen(  # noqa: S603
             [*_snakemake(), *words, *quiet], env=environment(), pass_fds=[lock.fileno()]
         )
-
-        def pass_on(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-            process.send_signal(signum)
-
-        before = signal.signal(signal.SIGTERM, pass_on)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to all of us
-            process.wait()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        code = launch.wait_for(process)
     if code:
         sys.stderr.write("error: the pipeline stopped; the same command goes on where it was\n")
         raise SystemExit(1)
