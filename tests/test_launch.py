@@ -92,7 +92,7 @@ def test_processes_that_a_launcher_started_must_be_as_many_as_the_trainer_is_for
         launch.check_world(1, 2, 1)
 
 
-@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy"])
 def test_strategies_that_hide_the_shape_of_parameters_are_refused(name):
     from types import SimpleNamespace
 
@@ -109,6 +109,26 @@ def test_strategies_that_hide_the_shape_of_parameters_are_refused(name):
     connector = SimpleNamespace(cluster_environment=started)
     with pytest.raises(InputError, match="1 processes were started"):
         check_launch(SimpleNamespace(strategy=None, _accelerator_connector=connector, num_devices=2, num_nodes=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tensor_parallel_size": 2, "save_distributed_checkpoint": False}, "tensor_parallel_size is 2.*set it to 1"),
+        ({"tensor_parallel_size": 1}, "save_distributed_checkpoint must be false"),
+    ],
+)
+def test_sharding_by_more_than_data_or_into_a_folder_of_checkpoints_is_refused(options, words):
+    from types import SimpleNamespace
+
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    from longview.together import check_launch
+
+    connector = SimpleNamespace(cluster_environment=SimpleNamespace(creates_processes_externally=False))
+    strategy = ModelParallelStrategy(data_parallel_size=2, **options)
+    with pytest.raises(InputError, match=words):
+        check_launch(SimpleNamespace(strategy=strategy, _accelerator_connector=connector))
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,37 @@ def test_two_processes_train_on_a_frozen_encoder_like_one(run_folder, store, tmp
     np.testing.assert_allclose(second, first, atol=1e-5, rtol=0)
 
 
+SHARDED = [
+    "--trainer.devices=2", "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=2",
+    "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
+]  # fmt: skip
+
+
+def test_two_processes_with_half_of_the_weights_each_train_like_one_with_all(store, tmp_path):
+    """FSDP2: the same losses, weights to 1e-5, checkpoints of the same form, which one process tests and resumes."""
+    options = [
+        "--model.network.init_args.decoder.init_args.dropout=0",
+        "--model.network.init_args.encoder.init_args.name=test_vit",
+        "--model.optimizer.weight_decay=0.5",
+        "--trainer.sync_batchnorm=false",
+    ]
+    one = fit(store, tmp_path / "one", *options, "--trainer.max_epochs=2")
+    out = launch("fit", *TINY, f"--data.stores={store}", f"--trainer.default_root_dir={tmp_path}/two", *options,
+                 *SHARDED, "--data.batch_size=2", "--trainer.max_epochs=2", "--test_after_fit=true")  # fmt: skip
+    assert "weights sharded over 2 processes, 6 blocks" in " ".join(out.split())
+    two = tmp_path / "two/nih_1000/version_0"
+    first, second = (pd.read_csv(folder / "metrics.csv")["val/loss"].dropna() for folder in (one, two))
+    np.testing.assert_allclose(second, first, atol=1e-5, rtol=0)
+    first, second = (read_checkpoint(folder / "checkpoints/last.ckpt") for folder in (one, two))
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    for name, value in first["state_dict"].items():
+        np.testing.assert_allclose(second["state_dict"][name], value, atol=1e-5, rtol=0, err_msg=name)
+    on = [len(group["params"]) for group in first["optimizer_states"][0]["param_groups"]]
+    assert on == [len(group["params"]) for group in second["optimizer_states"][0]["param_groups"]] and min(on) > 0
+    resumed = fit(store, tmp_path, *options, "--trainer.max_epochs=3", f"--ckpt_path={two}/checkpoints/last.ckpt")
+    assert read_checkpoint(resumed / "checkpoints/last.ckpt")["epoch"] == 2
+
+
 # ---- kills -----------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from longview.labels import LabelSet, groups
 from longview.losses import Loss
 from longview.metrics import LongTailMetrics
 from longview.models.network import Network
+from longview.models.sharding import shard
 from longview.models.transfer import build_from, check_frozen, freeze, warn_of_random
 from longview.optim import Optimizer, Schedule, progress, total_steps
 from longview.ranking import LabelScores
@@ -79,8 +80,7 @@ class ClassificationTask(pl.LightningModule):
         self.schedule = schedule
         self.image_size = image_size
         self.tta, self.consistent = tta, consistent
-        self.compile_network = compile
-        self.pretrained = pretrained
+        self.compile_network, self.pretrained = compile, pretrained
         self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or [])
         self.run_config: dict[str, Any] = {}
         self.checkpoint_follows = False
@@ -206,6 +206,8 @@ class ClassificationTask(pl.LightningModule):
         self.loss.set_counts(self.positives, self.observed)
         if counted and hasattr(data, "targets"):
             self.loss.set_targets(torch.as_tensor(data.targets))
+        if self._device_mesh is not None:  # ModelParallelStrategy's
+            shard(self.network, self._device_mesh["data_parallel"])
         if self.compile_network:
             self.network.compile()
 
@@ -295,10 +297,8 @@ class ClassificationTask(pl.LightningModule):
         """Ids and probabilities float32 of one batch: a column for each of `predicted_names`."""
         probabilities = self.tta.predict(self, batch)
         if not self._untrained(self.asked) or not self.network.open_vocabulary:
-            columns = [self.labels.names.index(self._trained_name(name) or name) for name in self.predicted_names]
-            probabilities = (
-                probabilities if columns == list(range(probabilities.shape[1])) else probabilities[:, columns]
-            )
+            names = [self._trained_name(name) or name for name in self.predicted_names]
+            probabilities = probabilities[:, [self.labels.names.index(name) for name in names]]
         if self.consistent:
             names = self.predicted_names
             labels = self.asked if self.asked.hierarchy else self.labels

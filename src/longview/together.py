@@ -54,10 +54,25 @@ def check_launch(trainer: pl.Trainer) -> None:
     environment = trainer._accelerator_connector.cluster_environment
     if environment.creates_processes_externally:
         launch.check_world(environment.world_size(), trainer.num_devices, trainer.num_nodes)
-    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+    if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
         raise InputError(
             f"trainer.strategy: {type(trainer.strategy).__name__} cuts parameters into pieces without shape, by which "
-            f"weight decay and stages know them, and the networks here fit into one GPU; use ddp"
+            f"weight decay and stages know them; use ddp, or ModelParallelStrategy (configs/trainer/fsdp.yaml)"
+        )
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        _check_sharded(trainer.strategy)
+
+
+def _check_sharded(strategy: ModelParallelStrategy) -> None:
+    if strategy._tensor_parallel_size != 1:
+        raise InputError(
+            f"trainer.strategy: tensor_parallel_size is {strategy._tensor_parallel_size}; networks are sharded by data "
+            f"alone, so set it to 1 and data_parallel_size to devices x num_nodes (configs/trainer/fsdp.yaml)"
+        )
+    if strategy._save_distributed_checkpoint:
+        raise InputError(
+            "trainer.strategy: save_distributed_checkpoint must be false: checkpoints are one file that describes "
+            "itself (configs/trainer/fsdp.yaml)"
         )
 
 
