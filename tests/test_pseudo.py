@@ -224,7 +224,10 @@ MISTAKES = {
     "a joint label that is none": ({"joint": {"Lump": ["Nodule", "Mass"]}}, r"'Lump'.*no such label; it has Effusion"),
     "a joint label of numbers": ({"joint": {"Nodule/Mass": ["13", "14"]}}, "13, 14 is no label to fill"),
     "a joint label of one": ({"joint": {"Nodule/Mass": ["Mass"]}}, "two members or more"),
-    "a label that is not predicted": ({"labels": "nih"}, "labels that the predictions lack: Atelectasis"),
+    "a label that is not predicted": (
+        {"labels": "nih"},
+        r"--labels nih: \S*p\.parquet has no predictions of Atelectasis, .* \(\d+ of its 14 labels\); it has Edema",
+    ),
     "aliases that nobody knows": ({"labels": None}, r"no column for Mass, Nodule, Pleural Effusion.*give --labels"),
     "bounds": ({"lower": 0.9, "upper": 0.1}, "above --upper"),
 }
@@ -249,6 +252,27 @@ def test_predictions_of_other_films_are_refused(store, labels, tmp_path):
     write_predictions(table.assign(image_id="x" + table["image_id"]), tmp_path / "p.parquet")
     with pytest.raises(InputError, match=r"none of the rows of split train .* are predicted .*predict_split train"):
         pseudo(store, tmp_path / "p.parquet", tmp_path / "filled", labels=labels)
+
+
+@pytest.mark.parametrize("level", ["image", "study"])
+def test_predictions_of_another_store_whose_films_have_the_same_names_are_refused(level, store, labels, tmp_path):
+    table = pd.read_parquet(predict(store, tmp_path / "p.parquet", level))
+    strange = table["patient_id"].mask(table["study_id"] == table["study_id"][3], "somebody else")
+    write_predictions(table.assign(patient_id=strange), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"of another store: .* is of patient_id 'somebody else' there and of"):
+        pseudo(store, tmp_path / "p.parquet", tmp_path / "filled", labels=labels)
+    assert not (tmp_path / "filled").exists()
+    # what does not say whose films they are is taken by its name
+    table.drop(columns="patient_id").to_csv(tmp_path / "p.csv", index=False)
+    pseudo(store, tmp_path / "p.csv", tmp_path / "filled", labels=labels)
+
+
+def test_two_columns_of_one_label_are_named_with_the_file_and_the_label_set(store, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("name: own\nlabels: [{name: Lump, aliases: {x: [Mass, Nodule]}}]\n")
+    message = r"p\.parquet by --labels \S*own\.yaml: columns 'Mass' and 'Nodule' both stand for label 'Lump'"
+    with pytest.raises(InputError, match=message):
+        pseudo(store, predict(store, tmp_path / "p.parquet"), tmp_path / "filled", labels=own)
 
 
 def test_nothing_but_a_filled_store_is_ever_replaced(store, labels, tmp_path):

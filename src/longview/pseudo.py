@@ -95,6 +95,7 @@ def pseudo(
         _check_named(label_set, store)
     else:
         label_set = LabelSet.load(labels)
+    predicted = _predicted(label_set, table, predictions, labels)
     settings = {
         "made_by": "pseudo",
         "manifest": store.info.content_hash,
@@ -107,7 +108,7 @@ def pseudo(
     }
     if _is_done(output, manifest, settings, overwrite):
         return
-    filled, counts = _fill(store, table, label_set, kinds, parts, rule, joint or {})
+    filled, counts = _fill(store, predicted, label_set, kinds, parts, rule, joint or {})
     origin = {
         "manifest": str(manifest),
         "predictions": str(predictions),
@@ -132,6 +133,25 @@ def _check_named(predicted: LabelSet, store: Store) -> None:
             f"{store.path} has no column for {some(absent)}, which the predictions have; give --labels the label set "
             f"of the run (its aliases say what the store calls them), and those that it lacks get a column"
         )
+
+
+def _predicted(labels: LabelSet, table: pd.DataFrame, file: Path, given: Path | None) -> pd.DataFrame:
+    """The ids of predictions, and their columns of a set's labels under the set's names.
+
+    Raises:
+        InputError: For labels that were not predicted, or two columns of one label.
+    """
+    columns = labels_of(table)
+    found = columns_of(labels, columns, str(file) if given is None else f"{file} by --labels {given}")
+    absent = [name for name in labels.source_names if name not in found]
+    if absent:
+        raise InputError(
+            f"--labels {given}: {file} has no predictions of {some(absent)} ({len(absent)} of its "
+            f"{len(labels.source_names)} labels); it has {some(columns)}. Give a label set of nothing but what was "
+            f"predicted, or predict with that one"
+        )
+    ids = table.drop(columns=columns)
+    return pd.concat([ids, table[list(found.values())].set_axis(list(found), axis=1)], axis=1)
 
 
 def _several(option: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:
@@ -209,9 +229,10 @@ def _columns(manifest: Manifest, labels: LabelSet) -> dict[str, str]:
     """Label -> column of the store; names and aliases of its own source come before those of others."""
     sources = manifest.table["source"].unique()
     own = str(sources[0]) if len(sources) == 1 else None
+    where = f"{manifest.origin} by label set {labels.name!r}"
     return {
-        **labels.align(manifest.labels, None, "ignore", "ignore", context=manifest.origin),
-        **labels.align(manifest.labels, own, "ignore", "ignore", context=manifest.origin),
+        **labels.align(manifest.labels, None, "ignore", "ignore", context=where),
+        **labels.align(manifest.labels, own, "ignore", "ignore", context=where),
     }
 
 
@@ -221,15 +242,8 @@ def _of_rows(
     """(n, L) predictions of a manifest's rows, NaN where there is none; of a study, the mean over its images.
 
     Raises:
-        InputError: For labels that were not predicted, or where no row was.
+        InputError: Where no row was predicted, or the ids are those of other films.
     """
-    found = columns_of(labels, labels_of(predictions), "the predictions")
-    absent = [name for name in labels.source_names if name not in found]
-    if absent:
-        raise InputError(
-            f"label set {labels.name!r} has labels that the predictions lack: {some(absent)}; they have "
-            f"{some(labels_of(predictions))}. Predict with that label set, or give --labels with those to fill"
-        )
     key = "image_id" if "image_id" in predictions.columns else "study_id"
     given, wanted = join_keys(predictions[key], table[key])
     place = pd.Series(np.arange(len(given)), index=pd.Index(given))
@@ -244,15 +258,41 @@ def _of_rows(
             f"none of the rows of split {part} of {path} are predicted ({key} {some(wanted[rows].iloc[:2])} against "
             f"{some(given.iloc[:2])}); predict them: main.py predict --data.stores {path} --data.predict_split {part}"
         )
+    rows_of = at[known].astype(np.int64)
+    _check_ids(predictions.iloc[rows_of], table[known], key, path)
     values = np.full((len(table), len(labels.source_names)), np.nan)
-    values[known] = predictions[[found[name] for name in labels.source_names]].to_numpy(np.float64)[
-        at[known].astype(np.int64)
-    ]
+    values[known] = predictions[labels.source_names].to_numpy(np.float64)[rows_of]
     values = pd.DataFrame(values).groupby(pd.factorize(table["study_id"])[0]).transform("mean").to_numpy(np.float64)
     missing = int((np.isnan(values[:, 0]) & rows).sum())
     if missing:
         logger.warning("%s: %d of %d rows to fill are not predicted; they stay open", path, missing, int(rows.sum()))
     return values
+
+
+def _check_ids(predictions: pd.DataFrame, table: pd.DataFrame, key: str, path: Path) -> None:
+    """Refuse predictions of films that only have the same name: their study or patient is another one.
+
+    Args:
+        predictions: One row for each row of `table`.
+        table: The manifest's rows that were found by `key`.
+        key: Column that both were joined by.
+        path: The store.
+
+    Raises:
+        InputError: Naming the first such film.
+    """
+    for name in ("study_id", "patient_id"):
+        if name == key or name not in predictions.columns:
+            continue
+        given, wanted = join_keys(predictions[name].reset_index(drop=True), table[name].reset_index(drop=True))
+        other = ((given != "") & (given != wanted)).to_numpy()
+        if other.any():
+            row = int(other.argmax())
+            raise InputError(
+                f"the predictions are of another store: {key} {table[key].iloc[row]!r} is of {name} "
+                f"{given.iloc[row]!r} there and of {wanted.iloc[row]!r} in {path}, and {int(other.sum())} rows are so; "
+                f"predict this store: main.py predict --data.stores {path}"
+            )
 
 
 def _open_cells(

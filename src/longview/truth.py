@@ -322,7 +322,7 @@ def _match_labels(
             (f"columns of the truth that are no label of {named}", strange),
             ("in the truth, but not predicted", unpredicted),
         ]
-        listed = "; ".join(f"{title}: {', '.join(items)}" for title, items in sides if items)
+        listed = "; ".join(f"{title}: {some(items)}" for title, items in sides if items)
         raise InputError(
             f"labels of the predictions and of {truth.file} do not fit; {listed}. Rename columns, or give "
             f"--labels with a label set that holds aliases, or only the labels to score"

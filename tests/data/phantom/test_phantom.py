@@ -59,6 +59,11 @@ def test_another_seed_draws_other_images(tmp_path):
     assert one != two
 
 
+def test_a_mass_seen_from_the_side_alone_finds_room_above_a_high_diaphragm(tmp_path):
+    phantom("cxr-lt-2024", tmp_path / "raw", studies=100, size=32, seed=18)  # one of its patients has both
+    assert (tmp_path / "raw" / "contact_sheet.png").is_file()
+
+
 def test_cxr_lt_tables_have_the_real_columns(cxr_lt):
     ids = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "fpath"]
     forty = LabelSet.load("cxr_lt_2024_task1").names

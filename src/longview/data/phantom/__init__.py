@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["phantom"]
 
-LayoutName = Literal["nih", "cxr-lt-2024", "chexpert", "mimic", "vinbig", "padchest", "rsna"]
+LayoutName = Literal[
+    "nih", "nih-google", "cxr-lt-2023", "cxr-lt-2024", "cxr-lt-2026", "chexpert", "mimic", "vinbig", "vindr",
+    "padchest", "rsna", "openi",
+]  # fmt: skip
 """Data sets in whose layout a phantom can be drawn: the keys of `layouts.LAYOUTS`, here without loading OpenCV."""
 
 _FORMAT = 1  # raised when the same settings come to mean other pixels

@@ -154,7 +154,8 @@ def _spot(scene: Scene, finding: Finding, rng: np.random.Generator, radius: floa
     """Where a nodule or mass lies, so that the projections that are to show it can."""
     x, y, z = rng.uniform(0.30, 0.50), rng.uniform(-0.42, 0.14), rng.uniform(-0.35, 0.12)
     if finding.shown == "lateral":  # behind the heart, or in the recess behind the diaphragm
-        x, y, z = 0.12, rng.uniform(0.10, scene.body.dome - 0.03 - radius), rng.uniform(-0.40, -0.24)
+        deepest = max(0.10, scene.body.dome - 0.03 - radius)  # a high diaphragm leaves a mass no room below
+        x, y, z = 0.12, rng.uniform(0.10, deepest), rng.uniform(-0.40, -0.24)
     elif finding.shown == "frontal":  # in the lung tip, which the shoulders hide from the side
         x, y, z = rng.uniform(0.24, 0.36), rng.uniform(-0.56, -0.46), -0.1
     return finding.side * x, y, z * scene.body.depth

@@ -1,13 +1,16 @@
-"""CXR-LT 2024's layout."""
+"""CXR-LT 2024's and 2023's layouts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
-from longview.data.phantom.layouts.base import Drawn, Layout, Place, part_of, write_csv
+from longview.data.phantom.findings import NORMAL
+from longview.data.phantom.layouts.base import Drawn, Layout, Part, Place, part_of, write_csv
+from longview.data.phantom.layouts.reports import NO_FINDING
 from longview.data.phantom.population import StudyPlan
 from longview.labels import LabelSet
 
@@ -21,6 +24,8 @@ class CxrLt2024(Layout):
 
     name: ClassVar[str] = "cxr-lt-2024"
     suffix: ClassVar[str] = ".jpg"
+
+    _PATH: ClassVar[str] = "fpath"  # column of the paths
 
     def place(self, plan: StudyPlan, index: int, ordinal: int) -> Place:
         """Ids as in `p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg`."""
@@ -41,12 +46,11 @@ class CxrLt2024(Layout):
         for part in ("development", "test"):
             for task, labels in enumerate((task1, task2, unseen), start=1):
                 self._write(root / f"{part}_labeled_task{task}.csv", images, labels, (part,))
-        self._write(root / "labels.csv", images, sorted([*task1, *unseen]), ("train", "development", "test"))
+        self._write(root / "labels.csv", images, sorted([*task1, *unseen]), get_args(Part))
 
-    @staticmethod
-    def _write(file: Path, images: Sequence[Drawn], labels: Sequence[str], parts: Sequence[str]) -> None:
-        """One table; the one with several parts gets a column `split`."""
-        ids = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "fpath"]
+    def _write(self, file: Path, images: Sequence[Drawn], labels: Sequence[str], parts: Sequence[Part]) -> None:
+        """One table, if it has a row; the one with several parts gets a column `split`."""
+        ids = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", self._PATH]
         split = ["split"] if len(parts) > 1 else []
         rows = []
         for image in images:
@@ -55,7 +59,31 @@ class CxrLt2024(Layout):
                 row = [image.place.image_id, image.place.patient_id, image.place.study_id, position, meaning]
                 values = [int(label in image.labels) for label in labels]
                 rows.append([*row, image.place.path, *values, *([part] if split else [])])
-        write_csv(file, [*ids, *labels, *split], rows)
+        if rows:  # fewer than three patients are not in every part
+            write_csv(file, [*ids, *labels, *split], rows)
+
+
+class CxrLt2023(CxrLt2024):
+    """CXR-LT 2023: the tree of :class:`CxrLt2024`, with the same ids, and the first challenge's three tables.
+
+    All 26 labels; `No Finding` is what the phantom calls Normal, for the set has a name for each of its findings.
+    Labels that a phantom never has are 0. Unlike the real ones, the parts are those of 2024, and all have labels.
+    """
+
+    name: ClassVar[str] = "cxr-lt-2023"
+
+    _PATH: ClassVar[str] = "path"
+
+    def write_tables(self, root: Path, images: Sequence[Drawn], size: int) -> None:  # noqa: ARG002 - NIH's needs it
+        """Write `train.csv`, `development.csv` and `test.csv`."""
+        labels = LabelSet.load("cxr_lt_2023").names
+        named = [replace(image, labels=_without_normal(image.labels)) for image in images]
+        for part in get_args(Part):
+            self._write(root / f"{part}.csv", named, labels, (part,))
+
+
+def _without_normal(labels: frozenset[str]) -> frozenset[str]:
+    return frozenset({NO_FINDING}) if NORMAL in labels else labels
 
 
 def view_codes(image: Drawn) -> tuple[str, str]:

@@ -11,10 +11,12 @@ from longview.data.phantom.population import StudyPlan
 from longview.data.phantom.study import Box
 from longview.labels import LabelSet
 
-_NIH_HEADER = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-)
+HEADER = (
+    "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender", "View Position",
+    "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]",
+)  # fmt: skip
+"""Columns of the table; two of the real names have a comma in them, which no quotes protect."""
+
 _NIH_BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 
 
@@ -39,25 +41,32 @@ class NihLayout(Layout):
         return Place(f"{plan.patient + 1:08d}", image, image, f"images/{image}{self.suffix}")
 
     def write_tables(self, root: Path, images: Sequence[Drawn], size: int) -> None:
-        """Write the table of findings, the official lists, and the boxes of the test part."""
+        """Write the table of findings, the official lists, and the boxes of the test part, if it has any."""
         names = LabelSet.load("nih")
-        header = _NIH_HEADER.split(",")
-        rows, boxes = [], []
+        boxes = []
         for image in images:
-            file = f"{image.place.image_id}{self.suffix}"
-            found = sorted(name for label in image.labels if (name := names.canonical(label)) is not None)
-            who = [image.number, image.patient + 1, image.age, "F" if image.female else "M", image.view]
-            rows.append([file, "|".join(found) or "No Finding", *who, self._FILM, self._FILM, 0.143, 0.143])
             if part_of(image.patient) == "test":
-                boxes += self._boxes(file, image.boxes, names, self._FRAME / size)
-        write_csv(root / "Data_Entry_2017_v2020.csv", header, rows)
-        write_csv(root / "BBox_List_2017.csv", _NIH_BOX_HEADER.split(","), boxes)
+                boxes += self._boxes(self._file(image), image.boxes, names, self._FRAME / size)
+        write_csv(root / "Data_Entry_2017_v2020.csv", HEADER, [self._row(image, names) for image in images])
+        if boxes:
+            write_csv(root / "BBox_List_2017.csv", _NIH_BOX_HEADER.split(","), boxes)
         lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
         for image in images:
             name = "test_list.txt" if part_of(image.patient) == "test" else "train_val_list.txt"
-            lists[name].append(f"{image.place.image_id}{self.suffix}\n")
+            lists[name].append(f"{self._file(image)}\n")
         for name, lines in lists.items():
             (root / name).write_text("".join(lines), encoding="utf-8")
+
+    def _file(self, image: Drawn) -> str:
+        return f"{image.place.image_id}{self.suffix}"
+
+    def _row(self, image: Drawn, names: LabelSet) -> list[object]:
+        """The cells of :data:`HEADER`."""
+        found = sorted(name for label in image.labels if (name := names.canonical(label)) is not None)
+        who = [image.number, image.patient + 1, image.age, "F" if image.female else "M", image.view]
+        return [
+            self._file(image), "|".join(found) or "No Finding", *who, self._FILM, self._FILM, 0.143, 0.143,
+        ]  # fmt: skip
 
     def _boxes(self, file: str, boxes: Iterable[Box], names: LabelSet, scale: float) -> list[list[object]]:
         """Rows of the box list: the largest box of each label that the real list has."""

@@ -76,7 +76,7 @@ class PadChestLayout(Layout):
                 "": number,
                 "ImageID": f"{place.image_id}{self.suffix}",
                 "ImageDir": place.path.partition("/")[0],
-                "StudyDate_DICOM": f"{_YEAR + image.number}0915",
+                "StudyDate_DICOM": study_date(image),
                 "StudyID": place.study_id,
                 "PatientID": place.patient_id,
                 "PatientBirth": f"{_YEAR + image.number - image.age}.0",
@@ -90,6 +90,11 @@ class PadChestLayout(Layout):
             }
             rows.append([cells.get(column, "") for column in header])
         write_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", header, rows)
+
+
+def study_date(image: Drawn) -> str:
+    """Day of a study: the patient's are a year apart."""
+    return f"{_YEAR + image.number}0915"
 
 
 def _spaced(terms: Sequence[str], study: str) -> list[str]:

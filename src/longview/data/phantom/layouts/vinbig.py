@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar
@@ -27,7 +27,15 @@ _NAMES = {
     "Nodule": "Nodule/Mass",
     "Pneumoperitoneum": _OTHER,
 }
-"""What the data set calls a finding; it says nothing of devices and edema, and has other words for these."""
+"""What the data set calls a finding that has another name there; it says nothing of devices and edema."""
+
+Corners = tuple[object, ...]
+"""Left, top, right and bottom; "" where there is no box."""
+
+Marks = list[tuple[str, Corners]]
+"""What a reader marks on a film: classes and corners."""
+
+NO_FINDING, NO_BOX = "No finding", ("", "", "", "")
 
 
 class VinBigLayout(Layout):
@@ -61,37 +69,38 @@ class VinBigLayout(Layout):
     def write_tables(self, root: Path, images: Sequence[Drawn], size: int) -> None:
         """Write the annotations, those of an image not together, as in the real table."""
         names = LabelSet.load("vinbig")
-        classes = [*names.names, "No finding"]
-        class_of = {label: _NAMES.get(label) or names.canonical(label) for label in LABELS}
-        numbers = {name: number for number, name in enumerate(classes)}
+        class_of = class_names(names)
+        numbers = {name: number for number, name in enumerate((*names.names, NO_FINDING))}
         rows: list[list[object]] = []
         for image in images:
-            for reader in self._readers(image.place.image_id):
-                seen = self._seen(image, reader, size, class_of, classes)
+            for reader, seen in self._readings(image, size, lambda box: class_of[box.label], names.names):
                 rows += [[image.place.image_id, name, numbers[name], reader, *corners] for name, corners in seen]
         rows.sort(key=lambda row: blake2b("/".join(map(str, row)).encode(), digest_size=8).digest())
         write_csv(root / "train.csv", self._HEADER, rows)
 
-    def _readers(self, image: str) -> list[str]:
-        """Three different readers."""
-        ranked = sorted(range(1, self._READERS + 1), key=lambda reader: _chance(image, reader))
-        return [f"R{reader}" for reader in sorted(ranked[:3])]
+    def _readings(
+        self, image: Drawn, size: int, name_of: Callable[[Box], str | None], classes: Sequence[str]
+    ) -> list[tuple[str, Marks]]:
+        """Three different readers, each with what it marks; `No finding` where that is nothing."""
+        film = image.place.image_id
+        ranked = sorted(range(1, self._READERS + 1), key=lambda reader: _chance(film, reader))
+        readers = [f"R{reader}" for reader in sorted(ranked[:3])]
+        return [(reader, self._seen(image, reader, size, name_of, classes)) for reader in readers]
 
     def _seen(
-        self, image: Drawn, reader: str, size: int, class_of: Mapping[str, str | None], classes: Sequence[str]
-    ) -> list[tuple[str, tuple[object, ...]]]:
-        """What a reader marks on a film: classes and corners; `No finding` where that is nothing."""
+        self, image: Drawn, reader: str, size: int, name_of: Callable[[Box], str | None], classes: Sequence[str]
+    ) -> Marks:
         film, seen = image.place.image_id, []
         for number, box in enumerate(image.boxes):
-            name = class_of[box.label]
+            name = name_of(box)
             if name is not None and _chance(film, reader, box.label, number) >= self._OVERLOOKED:
                 seen.append((name, self._corners(box, size, film, reader, number)))
         if _chance(film, reader) < self._IMAGINED:
-            name = classes[int(_chance(film, reader, "what") * (len(classes) - 1))]
+            name = classes[int(_chance(film, reader, "what") * len(classes))]
             seen.append((name, (float(size // 4), float(size // 4), float(size // 2), float(size // 2))))
-        return seen or [("No finding", ("", "", "", ""))]
+        return seen or [(NO_FINDING, NO_BOX)]
 
-    def _corners(self, box: Box, size: int, *who: object) -> tuple[object, ...]:
+    def _corners(self, box: Box, size: int, *who: object) -> Corners:
         """Left, top, right and bottom of a box as a reader draws it, inside of the film."""
         left, top = box.x, box.y
         right, bottom = left + box.width, top + box.height
@@ -99,6 +108,11 @@ class VinBigLayout(Layout):
         sides = (left + shifts[0] * box.width, top + shifts[1] * box.height)
         ends = (right + shifts[2] * box.width, bottom + shifts[3] * box.height)
         return tuple(round(min(max(value, 0.0), float(size)), 2) for value in (*sides, *ends))
+
+
+def class_names(names: LabelSet) -> dict[str, str | None]:
+    """Finding of a phantom -> the class of a label set that stands for it, or None."""
+    return {label: names.canonical(label) or _NAMES.get(label) for label in LABELS}
 
 
 def _chance(*what: object) -> float:
