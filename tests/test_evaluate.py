@@ -19,7 +19,8 @@ from longview.outputs import staged
 from longview.ranking import auroc_ap, per_label
 
 LABELS = ["Mass", "Nodule", "Hernia"]
-REPORT = {"metrics.json", "per_label.csv", "intervals.csv", "confusion.csv", "roc.png", "pr.png", "per_label.png"}
+REPORT = {"report.html", "metrics.json", "per_label.csv", "intervals.csv", "confusion.csv", "roc.png", "pr.png",
+          "reliability.png", "per_label.png"}  # fmt: skip
 
 
 def manifest(patients=40, views=2):
@@ -41,6 +42,12 @@ def manifest(patients=40, views=2):
     return table.assign(**dict(zip(LABELS, values.T, strict=True)))
 
 
+def as_store(table, folder):
+    """A store without films, which only evaluation takes for one."""
+    Manifest(table).write(folder / "manifest.parquet")
+    (folder / "store.json").write_text("{}")
+
+
 def predicted(table, level="image", seed=1):
     """Random probabilities for a manifest's rows, labels and rows in another order than the truth's."""
     ids = ["patient_id", "study_id", "image_id"][: 3 if level == "image" else 2]
@@ -55,6 +62,7 @@ def undrawn(monkeypatch):
     """Plots as empty files: half a second less per evaluation."""
     monkeypatch.setattr("longview.score_report.plot_curves", lambda *_, file, **__: file.touch())
     monkeypatch.setattr("longview.score_report.plot_bars", lambda *_: _[-1].touch())
+    monkeypatch.setattr("longview.reporting.write.plot_diagrams", lambda *_, file, **__: file.touch())
 
 
 @pytest.fixture
@@ -90,8 +98,7 @@ def test_figures_are_scikit_learns_whatever_the_order_of_rows_and_labels(run, tm
 
 def test_a_store_gives_the_predicted_part_and_the_groups(run, tmp_path, capsys):
     truth = manifest()
-    Manifest(truth).write(tmp_path / "store" / "manifest.parquet")
-    (tmp_path / "store" / "store.json").write_text("{}")
+    as_store(truth, tmp_path / "store")
     report = run(predicted(truth.query("split == 'test'")), tmp_path / "store")
     assert (report["splits"], report["rows"]) == (["test"], 20)
     train = truth.query("split == 'train'")[LABELS].mean()
@@ -104,8 +111,7 @@ def test_a_store_gives_the_predicted_part_and_the_groups(run, tmp_path, capsys):
 def test_labels_that_no_training_row_knows_have_a_mean_of_their_own(run, tmp_path, capsys):
     truth = manifest()
     truth.loc[truth["split"] == "train", LABELS[0]] = np.nan
-    Manifest(truth).write(tmp_path / "store" / "manifest.parquet")
-    (tmp_path / "store" / "store.json").write_text("{}")
+    as_store(truth, tmp_path / "store")
     report = run(predicted(truth.query("split == 'test'")), tmp_path / "store")
     assert report["groups"]["unseen"]["labels"] == [LABELS[0]]
     (row,) = (row for row in report["per_label"] if row["label"] == LABELS[0])
@@ -325,7 +331,7 @@ def test_plots_have_a_panel_per_label(tmp_path, labels):
     truth = pd.concat([ids, pd.DataFrame(rng.random((60, labels)) < 0.3, columns=names).astype(int)], axis=1)
     pd.concat([ids, pd.DataFrame(rng.random((60, labels)), columns=names)], axis=1).to_csv(tmp_path / "p.csv")
     truth.to_csv(tmp_path / "t.csv", index=False)
-    evaluate(tmp_path / "p.csv", tmp_path / "t.csv", tmp_path / "out")
+    evaluate(tmp_path / "p.csv", tmp_path / "t.csv", tmp_path / "out", bootstrap=0)
     sizes = {}
     for name in ("roc", "pr", "per_label"):
         with Image.open(tmp_path / "out" / f"{name}.png") as image:

@@ -48,28 +48,28 @@ class Curve:
         hits = np.cumsum(targets[order], dtype=np.float64)[last]
         return cls(hits, last + 1 - hits)
 
-    def roc(self) -> tuple[FloatArray, FloatArray]:
-        """False positive rate and true positive rate, from (0, 0) to (1, 1)."""
+    def roc(self, points: int = _POINTS) -> tuple[FloatArray, FloatArray]:
+        """False positive rate and true positive rate, from (0, 0) to (1, 1), at most `points` of each."""
         x = np.append(0, self.false_alarms / self.false_alarms[-1])
         y = np.append(0, self.hits / self.hits[-1])
-        return _thinned(x, y)
+        return _thinned(x, y, points, along=x + y)
 
-    def precision_recall(self) -> tuple[FloatArray, FloatArray]:
-        """Recall and precision at the thresholds that gain a positive, from low recall to 1.
+    def precision_recall(self, points: int = _POINTS) -> tuple[FloatArray, FloatArray]:
+        """Recall and precision at the thresholds that gain a positive, from low recall to 1, at most `points` of each.
 
         A staircase through them, each step at the precision of its end, encloses the average precision.
         """
         gains = np.diff(self.hits, prepend=0) > 0
         hits, false_alarms = self.hits[gains], self.false_alarms[gains]
-        return _thinned(hits / hits[-1], hits / (hits + false_alarms))
+        return _thinned(hits / hits[-1], hits / (hits + false_alarms), points, along=hits)
 
 
-def _thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """At most `_POINTS` vertices, evenly along x (rising), ends included."""
-    if len(x) <= _POINTS:
+def _thinned(x: FloatArray, y: FloatArray, points: int, along: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """At most `points` vertices, evenly along `along` (rising), ends included."""
+    if len(x) <= points:
         return x, y
-    wanted = np.searchsorted(x, np.linspace(x[0], x[-1], _POINTS))
-    keep = np.unique(np.concatenate(([0], wanted, [len(x) - 1])))
+    wanted = np.searchsorted(along, np.linspace(along[0], along[-1], points - 1))
+    keep = np.unique(np.concatenate((wanted, [len(x) - 1])))
     return x[keep], y[keep]
 
 

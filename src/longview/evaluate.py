@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from longview.labels import LabelSet
 from longview.outputs import sha256, staged
 from longview.predictions import labels_of, read_predictions
 from longview.ranking import per_label, summarise
+from longview.reporting.groups import named_groups, read_groups
+from longview.reporting.model import made_with, read_model
+from longview.reporting.write import CARD, write_report
 from longview.score_report import (
     COMMON,
     INTERVALS,
@@ -34,7 +37,6 @@ from longview.score_report import (
     report_table,
     subgroup_table,
     summary_table,
-    write_report,
 )
 from longview.statistics.figures import FIXED, Track, all_figures, ranking_figures
 from longview.statistics.resampling import Resamples
@@ -60,6 +62,7 @@ def evaluate(
     labels: Path | None = None,
     split: str | None = None,
     train: Path | None = None,
+    groups: Path | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     by: str = "",
@@ -67,8 +70,10 @@ def evaluate(
     calibration: Path | None = None,
     rule: str = "f1",
     preset: Literal["cxr-lt"] | None = None,
+    checkpoint: Path | None = None,
+    thumbnails: bool = True,
 ) -> None:
-    """Score predictions: AUROC, average precision and more, with confidence intervals; ROC and PR plots.
+    """Score predictions: AUROC, average precision and more, with confidence intervals; plots, a page, a model card.
 
     Rows are joined by id (image_id where both tables have it, else study_id) and columns by label name, never by
     position. Every row of the truth, or of its split, must have been predicted; predicted rows beyond it are
@@ -86,13 +91,16 @@ def evaluate(
     and the report says how often a child is above its parent, and the macro means once each parent is raised to its
     highest child. Each edge's rates are in violations.csv.
 
-    Prints tables and writes metrics.json (all figures with intervals), per_label.csv, intervals.csv, confusion.csv,
-    roc.png, pr.png and per_label.png; with --by also subgroups.csv.
+    Prints tables and writes report.html (one file that a browser opens without a network), metrics.json (all figures
+    with intervals), per_label.csv, intervals.csv, confusion.csv, roc.png, pr.png, reliability.png and per_label.png;
+    with --by also subgroups.csv; with --checkpoint also MODEL_CARD.md.
 
         uv run main.py evaluate --predictions predictions.parquet --truth data/nih-1000 --output report
         uv run main.py evaluate --predictions predictions.csv --truth test.csv --train train.csv --output report
         uv run main.py evaluate --predictions test.parquet --truth data/nih --output report --by view,sex,age
             --calibration calibration.json --preset cxr-lt
+        uv run main.py evaluate --predictions test.parquet --truth data/nih --output report
+            --checkpoint runs/nih/version_0/checkpoints/best.ckpt
 
     Args:
         predictions: Table that `predict` wrote, or any .parquet or .csv with ids and a probability per label.
@@ -104,6 +112,7 @@ def evaluate(
         split: Part of the truth to score. Without it: the parts that the predicted rows are from, as a whole.
         train: Table or store to count training labels in: its rows of split train, or all its rows where it has
             no column `split`. Without it: the truth's rows of split train, where it has some.
+        groups: YAML file of further groups to average over, `name: [label, label]`; a label may be in several.
         bootstrap: Resamples for intervals; 0: none.
         seed: Of the resamples.
         by: Columns of the truth, with commas between, whose values part the rows into subgroups: view, sex, age,
@@ -113,11 +122,15 @@ def evaluate(
             scored at its thresholds too, one per label (figures that end in _tuned).
         rule: Which of its thresholds: f1, youden, sensitivity=0.9, as `calibrate` was asked for.
         preset: Print a challenge's own figures, the one that ranks first (they stand in metrics.json too).
+        checkpoint: The model that predicted: report.html tells its configuration, and MODEL_CARD.md is written.
+        thumbnails: Where the truth is a store, show the films of the worst errors in report.html. Switch it off before
+            the page goes to people who may not see the data.
     """
     _check_options(bootstrap, threshold, preset)
     console = Console()
     table, actual = read_predictions(predictions), Truth.read(truth)
     known = Calibration.read(calibration) if calibration else None
+    model = _model(checkpoint, predictions, labels_of(table))
     if known:
         table = _calibrated(table, predictions, known)
     counted = Truth.read(train) if train else None
@@ -127,6 +140,7 @@ def evaluate(
         labels=LabelSet.load(labels) if labels else None,
         split=split,
         train=counted,
+        groups=read_groups(groups) if groups else None,
         bootstrap=bootstrap,
         seed=seed,
         by=[part.strip() for part in by.split(",") if part.strip()],
@@ -136,10 +150,24 @@ def evaluate(
     files = {"predictions": predictions, "truth": actual.file}
     files |= {"train": counted.file} if counted else {}
     files |= {"calibration": calibration} if calibration else {}
+    files |= {"groups": groups} if groups else {}
     with staged(output) as folder:
-        write_report(result, files, folder, preset)
+        write_report(
+            result,
+            files,
+            folder,
+            options={
+                "labels": str(labels) if labels else None, "split": split, "bootstrap": bootstrap, "seed": seed,
+                "by": by, "threshold": threshold, "rule": rule if known else None, "preset": preset,
+            },
+            preset=preset,
+            store=truth if truth.is_dir() else None,
+            thumbnails=thumbnails,
+            made_with=made_with(predictions),
+            model=model,
+        )  # fmt: skip
         written = {file.name for file in folder.iterdir()}
-    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS} - written:  # of an earlier report
+    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS, CARD} - written:  # of an earlier report
         (output / stale).unlink(missing_ok=True)
     console.print(report_table(result))
     console.print(summary_table(result, preset))
@@ -147,7 +175,7 @@ def evaluate(
         console.print(subgroup_table(result))
     if result.violations:
         console.print(result.violations.table(result.summary))
-    console.print(f"Report: {output}", soft_wrap=True)
+    console.print(f"Report: {output / 'report.html'}", soft_wrap=True)
 
 
 def _check_options(bootstrap: int, threshold: float, preset: str | None) -> None:
@@ -157,6 +185,21 @@ def _check_options(bootstrap: int, threshold: float, preset: str | None) -> None
         raise InputError(f"--threshold {threshold}: give a probability between 0 and 1")
     if preset and threshold != 0.5:
         raise InputError(f"--preset {preset} has F1 at 0.5; leave --threshold {threshold} out")
+
+
+def _model(checkpoint: Path | None, predictions: Path, predicted: list[str]) -> dict[str, Any] | None:
+    """What is known of the model that predicted; without --checkpoint, says which one to give for more."""
+    if checkpoint is not None:
+        return read_model(checkpoint, predictions, predicted)
+    source = made_with(predictions)
+    if source and source["checkpoint"]:
+        logger.info(
+            "%s was made with %s; give --checkpoint %s for a model card",
+            predictions,
+            source["checkpoint"],
+            source["checkpoint"],
+        )
+    return None
 
 
 def _calibrated(table: pd.DataFrame, file: Path, known: Calibration) -> pd.DataFrame:
@@ -179,6 +222,7 @@ def score(
     labels: LabelSet | None = None,
     split: str | None = None,
     train: Truth | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     bootstrap: int = 0,
     seed: int = 0,
     by: Sequence[str] = (),
@@ -194,6 +238,7 @@ def score(
         split: Split of the truth; None: those that the predicted rows are from.
         train: Table whose training rows (all, where it has no `split`) tell head, medium and tail apart; None:
             the truth's rows of split `train`, and no groups where it has none.
+        groups: Further groups -> labels.
         bootstrap: Resamples; 0: no intervals.
         seed: Of these.
         by: Columns that part the rows into subgroups.
@@ -209,8 +254,8 @@ def score(
         train = with_derived(train, labels, labels_of(predictions)) if train else None
     matched = match(predictions, truth, labels, split)
     scores = per_label(matched.scores, matched.targets, matched.names)
-    groups = label_groups(truth, train, matched, labels)
-    summary = summarise(matched.names, scores, groups)
+    every = label_groups(truth, train, matched, labels) | named_groups(groups or {}, matched.names)
+    summary = summarise(matched.names, scores, every)
     if len(summary["skipped"]) == len(matched.names):
         raise InputError(
             f"none of the {len(matched.names)} labels has both positives and negatives among the "
@@ -219,7 +264,7 @@ def score(
     _tell(matched)
     broken = None
     if labels is not None:
-        broken = Violations.of(labels, matched.names, matched.scores, matched.targets, groups)
+        broken = Violations.of(labels, matched.names, matched.scores, matched.targets, every)
     resamples = Resamples.draw(matched.clusters, bootstrap, seed)
     if bootstrap and matched.unit != "patient":
         logger.warning(
@@ -232,11 +277,11 @@ def score(
         matched.scores,
         matched.targets,
         resamples,
-        groups,
+        every,
         thresholds,
         track=_tracked(matched, resamples),
     )
-    found = Evaluation(matched, scores, groups, summary, broken, figures, resamples, thresholds)
+    found = Evaluation(matched, scores, every, summary, broken, figures, resamples, thresholds)
     return dataclasses.replace(found, parts=_parts(found, by, str(truth.file)))
 
 

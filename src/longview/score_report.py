@@ -1,8 +1,7 @@
-"""What `evaluate` writes and prints: tables, plots and metrics.json of an evaluation."""
+"""What `evaluate` writes and prints: tables, plots and the figures of an evaluation."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,8 +69,7 @@ class Evaluation:
     Args:
         match: The rows and labels that were compared.
         scores: Counts and metrics per label.
-        groups: `head`, `medium`, `tail` -> names, and `unseen` -> those that no training row knows; empty where
-            training counts are not known.
+        groups: `head`, `medium`, `tail`, `unseen` (by training counts, where these are known), and named ones -> names.
         summary: Macro means.
         violations: How often the predictions contradict the label set's hierarchy; None without one.
         figures: Every figure in every replicate.
@@ -92,20 +90,33 @@ class Evaluation:
 
     @property
     def group_of(self) -> dict[str, str]:
-        """Label -> group."""
-        return {name: group for group, names in self.groups.items() for name in names}
+        """Label -> head, medium, tail or unseen."""
+        return {name: group for group, names in self.groups.items() if group in GROUPS for name in names}
 
 
-def write_report(result: Evaluation, files: Mapping[str, Path], folder: Path, preset: str | None = None) -> None:
-    """Write the tables and plots of an evaluation into a folder.
+def curves_of(result: Evaluation) -> dict[str, Curve]:
+    """Label -> curve, for the labels that have positives and negatives."""
+    matched = result.match
+    return {
+        name: Curve.of(matched.scores[:, index], matched.targets[:, index])
+        for index, name in enumerate(matched.names)
+        if result.scores.scored[index]
+    }
+
+
+def write_tables(
+    result: Evaluation, files: Mapping[str, Path], folder: Path, curves: Mapping[str, Curve], preset: str | None = None
+) -> dict[str, Any]:
+    """Write the tables and plots of an evaluation into a folder, and give all its figures, for metrics.json.
 
     Args:
         result: The evaluation.
-        files: Role (`predictions`, `truth`, `train`, `calibration`) -> file; their hashes are noted.
+        files: Role (`predictions`, `truth`, `train`, `calibration`, `groups`) -> file; their hashes are noted.
         folder: Where to write.
-        preset: One of :data:`PRESETS`, whose figures stand by themselves in metrics.json.
+        curves: What :func:`curves_of` finds.
+        preset: One of :data:`PRESETS`, whose figures stand by themselves.
     """
-    matched, scores, names = result.match, result.scores, result.match.names
+    scores, names = result.scores, result.match.names
     labels = {name: result.figures.of_label(name) for name in names}
     rows = per_label_rows(result, labels)
     pd.DataFrame(rows).to_csv(folder / "per_label.csv", index=False)
@@ -114,11 +125,6 @@ def write_report(result: Evaluation, files: Mapping[str, Path], folder: Path, pr
         pd.DataFrame(result.violations.rows()).to_csv(folder / VIOLATIONS, index=False)
     if result.parts:
         pd.DataFrame(subgroup_rows(result)).to_csv(folder / SUBGROUPS, index=False)
-    curves = {
-        name: Curve.of(matched.scores[:, index], matched.targets[:, index])
-        for index, name in enumerate(names)
-        if scores.scored[index]
-    }
     plot_curves("roc", curves, names, scores, group_of=result.group_of, file=folder / "roc.png")
     plot_curves("pr", curves, names, scores, group_of=result.group_of, file=folder / "pr.png")
     plot_bars(names, scores, result.group_of, folder / "per_label.png")
@@ -128,8 +134,7 @@ def write_report(result: Evaluation, files: Mapping[str, Path], folder: Path, pr
         report["preset"] = {"name": preset, "figures": {key: overall[name] for key, name in PRESETS[preset].items()}}
     if result.resamples.drawn:
         pd.DataFrame(_interval_rows(report)).to_csv(folder / INTERVALS, index=False)
-    text = json.dumps(without_nan(report), indent=2, allow_nan=False, ensure_ascii=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    return report
 
 
 def _metrics(
@@ -160,6 +165,7 @@ def _metrics(
         "groups": {
             group: {
                 "labels": members,
+                "count": len(members),
                 "map": ap[group],
                 "auroc": auroc[group],
                 "figures": _entries(result.figures.of_group(group)),
@@ -204,7 +210,11 @@ def _part_entry(part: Part, names: Sequence[str]) -> dict[str, Any]:
         "map": found["map"].value,
         "auroc": found["auroc"].value,
         "figures": _entries(found),
-        "common": {"labels": part.common, "figures": _entries(part.figures.of_group(COMMON))},
+        "common": {
+            "labels": part.common,
+            "count": len(part.common),
+            "figures": _entries(part.figures.of_group(COMMON)),
+        },
         "per_label": {name: _entries(part.figures.of_label(name)) for name in names},
     }
 
@@ -313,12 +323,12 @@ def report_table(result: Evaluation) -> Table:
         add(name, result.group_of.get(name, ""), counts, figures.of_label(name), "ap", style)
     table.add_section()
     add(f"mean of {int(scores.scored.sum())}", "all", ("", ""), figures.over_all(), "map", "bold")
-    for group in GROUPS:
-        if group in result.groups:
-            add("mean", group, ("", ""), figures.of_group(group), "map", "bold")
+    for group in result.groups:
+        add("mean", group, ("", ""), figures.of_group(group), "map", "bold")
     notes = []
     if result.resamples.drawn:
-        notes.append(f"95 % intervals from {result.resamples.drawn:,} resamples of {_clusters(result)}")
+        clusters = f"{result.resamples.clusters:,} {PLURAL[result.match.unit]}"
+        notes.append(f"95 % intervals from {result.resamples.drawn:,} resamples of {clusters}")
     if result.summary["skipped"]:
         notes.append(f"Left out of the means (positives or negatives only): {', '.join(result.summary['skipped'])}")
     table.caption = "; ".join(notes) or None
@@ -377,10 +387,6 @@ def shown(figure: Interval) -> str:
     digits = 2 if figure.value >= 0.1 else 3
     low, high = (f"{end:.{digits}f}".removeprefix("0") for end in (figure.low, figure.high))
     return f"{figure.value:.3f} ({low}-{high})"
-
-
-def _clusters(result: Evaluation) -> str:
-    return f"{result.resamples.clusters:,} {PLURAL[result.match.unit]}"
 
 
 def without_nan(value: Any) -> Any:
