@@ -209,3 +209,21 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         shards.merge(1)
     assert output.read_bytes() == before
+
+
+def test_what_changes_the_whole_table_sees_all_rows_sorted_and_what_they_are_of(tmp_path):
+    seen = []
+
+    def finish(table):
+        seen.append((table["study_id"].tolist(), dict(table.attrs)))
+        changed = table.assign(a=table["a"] / 2)
+        changed.attrs = {**table.attrs, "mine": 1}
+        return changed
+
+    output = tmp_path / "p.parquet"
+    ranks = predict(output, 3)
+    ranks[0].test_time = {"flip": True}
+    ranks[0].merge(3, 50, finish)
+    assert seen == [([key.study_id for key in keys(0, 50)], {"longview_test_time": {"flip": True}})]
+    back = pd.read_parquet(output)
+    assert back["a"].to_numpy() == pytest.approx((1 - np.arange(50) / 1000) / 2) and back.attrs["mine"] == 1

@@ -1,4 +1,4 @@
-"""What happens around training: tables, pictures for TensorBoard, prediction files, and seeded steps."""
+"""What happens around training: tables, pictures for TensorBoard, and seeded steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from longview import Batch
-from longview.predictions import PredictionShards
 from longview.ranking import LabelScores, group_means, summarise
 from longview.tasks import ClassificationTask
 
@@ -112,15 +111,15 @@ class ResultTable(Callback):
         return {
             "value": self._best.value,
             "epoch": self._best.epoch,
-            "scores": _plain(self._best.scores),
-            "by_store": {name: _plain(scores) for name, scores in self._best.by_store.items()},
+            "scores": as_plain(self._best.scores),
+            "by_store": {name: as_plain(scores) for name, scores in self._best.by_store.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what was best before the run was stopped."""
         if state_dict:
-            by_store = {name: _scores(values) for name, values in state_dict.get("by_store", {}).items()}
-            self._best = _Best(state_dict["value"], state_dict["epoch"], _scores(state_dict["scores"]), by_store)
+            by_store = {name: from_plain(values) for name, values in state_dict.get("by_store", {}).items()}
+            self._best = _Best(state_dict["value"], state_dict["epoch"], from_plain(state_dict["scores"]), by_store)
 
     @staticmethod
     def _print(
@@ -140,11 +139,13 @@ class _Best:
     by_store: dict[str, LabelScores]
 
 
-def _plain(scores: LabelScores) -> dict[str, list[float]]:
+def as_plain(scores: LabelScores) -> dict[str, list[float]]:
+    """Scores as a checkpoint keeps them."""
     return {key: array.tolist() for key, array in vars(scores).items()}
 
 
-def _scores(plain: dict[str, list[float]]) -> LabelScores:
+def from_plain(plain: dict[str, list[float]]) -> LabelScores:
+    """What :func:`as_plain` made plain."""
     return LabelScores(**{key: np.array(values) for key, values in plain.items()})
 
 
@@ -321,57 +322,3 @@ def keep_figures(folder: Path) -> None:
         while (aside := folder / f"metrics.{number}.csv").exists():
             number += 1
         file.rename(aside)
-
-
-class PredictionWriter(Callback):
-    """Writes `predict`'s probabilities by id: each process its own shard, merged once all are complete.
-
-    Args:
-        output: The `.parquet` or `.csv` file to write.
-    """
-
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self._shards: PredictionShards | None = None
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Clear what a killed run left and open this process's shard."""
-        assert isinstance(pl_module, ClassificationTask)
-        checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        test_time = None if pl_module.tta.is_off else pl_module.tta.describe()
-        names = pl_module.predicted_names
-        self._shards = PredictionShards(self.output, trainer.global_rank, names, checkpoint, test_time)
-        if trainer.is_global_zero:
-            self._shards.clear()
-        trainer.strategy.barrier("longview_predictions_cleared")
-        self._shards.start()
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Append one batch to the shard."""
-        assert self._shards is not None
-        self._shards.add(outputs["ids"], outputs["probabilities"].numpy())
-
-    @staticmethod
-    def _expected(trainer: pl.Trainer) -> int | None:
-        """How many rows there must be; None where the user limited the batches."""
-        limit = trainer.limit_predict_batches  # 1 is one batch, 1.0 all of them
-        return None if isinstance(limit, int) or limit < 1 else len(trainer.predict_dataloaders.dataset)  # type: ignore[union-attr]
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Merge the shards on rank 0, after every process has closed its own."""
-        assert self._shards is not None
-        assert trainer.predict_dataloaders is not None
-        self._shards.close()
-        trainer.strategy.barrier("longview_predictions_written")
-        if trainer.is_global_zero:
-            path = self._shards.merge(trainer.world_size, expected=self._expected(trainer))
-            Console().print(f"Predictions: {path}", soft_wrap=True)
-        trainer.strategy.barrier("longview_predictions_merged")

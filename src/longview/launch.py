@@ -16,12 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from longview import InputError
 
@@ -76,6 +76,39 @@ def wait_for(process: subprocess.Popen[Any]) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+class Terminated(SystemExit):
+    """SIGTERM came before training, which saves at its next batch: there is nothing to save."""
+
+
+@contextmanager
+def leaving_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as an exit does, so that folders are cleared and the user is told what was kept.
+
+    Not in the second process of a run and those after it, which end with the first.
+    """
+    if threading.current_thread() is not threading.main_thread() or not is_first():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a handler's signature
+        raise Terminated(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_at_sigterm() -> None:
+    """Let SIGTERM end this process at once again.
+
+    One that waits for others (to meet, or for their gradients) waits outside Python, where no handler of Python's runs.
+    """
+    if threading.current_thread() is threading.main_thread() and is_first():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def note(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
     """Remember a signal; the handler of those that training heeds."""
     _received.add(signum)
@@ -96,9 +129,23 @@ def forget() -> None:
 
 def is_first(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is rank 0, as far as can be known before any trainer."""
-    ranks = [environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
-    rank = next((int(value) for value in ranks if value is not None), 0)
-    return rank == 0 and int(environ.get("NODE_RANK", "0")) == 0
+    rank = next((_number(environ, name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in environ), 0)
+    return rank == 0 and _number(environ, "NODE_RANK") == 0
+
+
+def _number(environ: Mapping[str, str], name: str, default: int = 0) -> int:
+    """A variable of the environment that holds a count or a rank.
+
+    Raises:
+        InputError: Where it holds something else.
+    """
+    value = environ.get(name, str(default))
+    if not value.isdecimal():
+        raise InputError(
+            f"the environment variable {name} is {value!r}, not a number: a launcher (SLURM, torchrun) sets it; unset "
+            f"it where none started this command"
+        )
+    return int(value)
 
 
 def _count(devices: Any) -> int | None:
@@ -139,8 +186,8 @@ def check_start(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.envi
     if "SLURM_STEP_ID" in environ:
         _check_step(environ, devices, nodes, str(trainer["accelerator"]), remedy)
         return
-    tasks = environ.get("SLURM_NTASKS")
-    if tasks is not None and int(tasks) > 1:
+    tasks = _number(environ, "SLURM_NTASKS") if "SLURM_NTASKS" in environ else None
+    if tasks is not None and tasks > 1:
         raise InputError(
             f"SLURM gives this job {tasks} tasks, but the command was started once, without srun: it would wait for "
             f"ever for the others; {remedy}"
@@ -156,12 +203,12 @@ def check_start(trainer: Mapping[str, Any], environ: Mapping[str, str] = os.envi
 
 def _check_step(environ: Mapping[str, str], devices: int | None, nodes: int, accelerator: str, remedy: str) -> None:
     """The same for a process that srun started."""
-    tasks, given = int(environ.get("SLURM_NTASKS", "1")), int(environ.get("SLURM_NNODES", "1"))
+    tasks, given = _number(environ, "SLURM_NTASKS", 1), _number(environ, "SLURM_NNODES", 1)
     if given != nodes:
         raise InputError(f"trainer.num_nodes is {nodes}, but SLURM's --nodes is {given}; they must agree: {remedy}")
     if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environ:
         raise InputError(f"SLURM's --ntasks={tasks} does not say how many tasks a node gets; instead of it {remedy}")
-    each = int(environ.get("SLURM_NTASKS_PER_NODE", tasks))
+    each = _number(environ, "SLURM_NTASKS_PER_NODE", tasks)
     if devices is not None and (devices != each or devices * nodes != tasks):
         raise InputError(
             f"trainer.devices x num_nodes is {devices} x {nodes}, but srun started {tasks} processes, {each} on each "
@@ -200,7 +247,7 @@ def job() -> str:
 
 def folder_of_job(home: Path) -> Path | None:
     """The run's folder among `home/version_*` where a SLURM job that was queued again goes on."""
-    if not in_slurm() or int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
+    if not in_slurm() or _number(os.environ, "SLURM_RESTART_COUNT") == 0:
         return None
     mine = [file.parent for file in home.glob(f"version_*/{WRITER}") if _read(file).get("job") == job()]
     return max(mine, key=lambda folder: int(folder.name.removeprefix("version_")), default=None)
@@ -272,7 +319,7 @@ class Claim:
         os.pwrite(self._file, json.dumps(facts).encode(), 0)
 
     def _lock(self) -> bool:
-        again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0 and in_slurm()
+        again = _number(os.environ, "SLURM_RESTART_COUNT") > 0 and in_slurm()
         deadline = time.monotonic() + (_LEASE if again else 0.0)
         while True:
             try:

@@ -6,6 +6,10 @@ import logging
 import re
 import warnings
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from longview import InputError
+
 
 def quiet(verb: str) -> None:
     """Send Lightning's log lines where ours go, and leave out warnings that say nothing here."""
@@ -36,3 +40,38 @@ def mismatch(message: str, path: str | None) -> str:
         f"{path} does not fit the configured network: {len(names)} tensors differ, such as {shown}. --ckpt_path goes "
         f"on with the same run; to start another stage from its weights give --model.pretrained {path} instead"
     )
+
+
+def explained(error: Exception, checkpoint: str | None) -> InputError | None:
+    """What the user can mend of an error of Lightning, torch or the parser; None where that is nothing.
+
+    Args:
+        error: What was raised; the parser wraps what a constructor raises, tells every type that it tried too, and has
+            the reason as its cause.
+        checkpoint: The checkpoint that was loaded.
+    """
+    if "Error(s) in loading state_dict" in str(error):
+        return InputError(mismatch(str(error), checkpoint))
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return cause
+    cause = error
+    while cause is not None and not isinstance(cause, MisconfigurationException):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    remedy = "; to run on the CPU add --config configs/overlay/cpu.yaml" if "backend found" in str(cause) else ""
+    return InputError(" ".join(str(cause).split()).rstrip("!.") + remedy)
+
+
+def refused(part: str, error: Exception) -> InputError:
+    """One line of what a constructor of Lightning says of its arguments.
+
+    Args:
+        part: The section of the configuration that they are in.
+        error: What it raised.
+    """
+    found = explained(error, None)
+    return found or InputError(f"{part}: {' '.join(str(error).split()).rstrip('!.')}")

@@ -13,6 +13,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from longview import InputError
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
+_ABSENT = re.compile(
+    r"^((?:[\w.]+: )*)(?:the following arguments are required: ([\w., ]+)|([\w., ]+): missing, and required)$",
+    re.IGNORECASE,
+)
 _NOISE = re.compile(
     r"Does not validate against any|^Subtypes|^Errors$|Problem with given class_path|Expected a <class 'NoneType'>"
     r"|Given value type|Given value: NestedArg|Expected a path but|^Unable to load config '|^$"
@@ -30,6 +34,11 @@ def one_line(message: str) -> str:
         rest = _KEY.sub("", raw).strip(" -:")
         if not _NOISE.search(rest) and rest not in reasons:
             reasons.append(rest)
+    absent = next((found for reason in reasons if (found := _ABSENT.search(reason))), None)
+    if absent:  # each parser tells the one around it, which adds its key, and shows the whole configuration
+        above = ".".join([*keys, *absent.group(1).split(": ")[:-1], ""])
+        names = (absent.group(2) or absent.group(3)).split(", ")
+        return f"{', '.join(above + name.strip() for name in names)}: missing, and required"
     text = "; ".join(reasons) or message
     text = re.sub(r"Expected a typing\.Literal(\[.*?\])", r"expected one of \1", text)
     text = re.sub(r"Expected an? <class '([\w.]+)'>", r"expected \1", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,12 @@ class PredictionShards:
         aside.write_text(json.dumps({"parts": self._parts, "rows": self._rows}), encoding="utf-8")
         aside.replace(note)
 
-    def merge(self, world_size: int, expected: int | None = None) -> Path:
+    def merge(
+        self,
+        world_size: int,
+        expected: int | None = None,
+        finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Path:
         """Join the parts of all ranks, sort by id, check and write the output; then remove the parts.
 
         Call on one process, after all have closed (a barrier between). Parts go even where the merge fails: the
@@ -243,6 +248,7 @@ class PredictionShards:
         Args:
             world_size: Number of processes that predicted.
             expected: Rows that there must be, where known.
+            finish: What the whole table goes through, attributes included, before it is written (a calibration).
 
         Raises:
             InputError: Where a rank did not finish, rows are missing, or an id stands twice.
@@ -253,12 +259,17 @@ class PredictionShards:
                 table.attrs |= _of_model(Path(self.checkpoint))
             if self.test_time is not None:
                 table.attrs[TEST_TIME] = dict(self.test_time)
+            table = table if finish is None else finish(table)
             whole = self.folder / f"whole{self.output.suffix}"
-            write_predictions(table, whole)
+            self.write(table, whole)
             whole.replace(self.output)
         finally:
             self.clear()
         return self.output
+
+    def write(self, table: pd.DataFrame, path: Path) -> None:
+        """Check and write the whole table."""
+        write_predictions(table, path)
 
     def _joined(self, world_size: int, expected: int | None) -> pd.DataFrame:
         """The parts of all ranks as one table, sorted by id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,27 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from longview import InputError, launch
+from longview import InputError, launch, options
 from longview.arguments import option, with_checkpoint, with_whole_labels
-from longview.callbacks import (
-    LastCheckpoint,
-    PredictionWriter,
-    ResultTable,
-    SeededSteps,
-    TensorBoardReport,
-    keep_figures,
-)
+from longview.board import BestBoard
+from longview.calibration.file import Calibration
+from longview.callbacks import LastCheckpoint, ResultTable, SeededSteps, TensorBoardReport, keep_figures
 from longview.checkpoints import labels_of, read_checkpoint
 from longview.data.datamodule import StudyData
 from longview.feature_cache import FeatureCache, check_unchanging
 from longview.labels import LabelSet
-from longview.notices import mismatch, quiet
+from longview.monitoring import logged_figures
+from longview.notices import explained, quiet, refused
 from longview.parsers import OneLineErrors
+from longview.prediction_writer import PredictionWriter
 from longview.preemption import Preemption
 from longview.tasks import ClassificationTask
 from longview.together import check_callbacks, check_launch, forget_averages
+from longview.uncertainty.dropout import MonteCarlo
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ _BATCHES = {f"trainer.limit_{part}_batches" for part in ("train", "val", "test",
     "trainer.val_check_interval",
 }
 """Trainer options of which 1 is one batch, and 1.0 all of them."""
-_MONITORED = ("loss", "map", "auroc", "ece", "map_head", "map_medium", "map_tail")
 
 
 class _Parser(OneLineErrors, LightningArgumentParser):
@@ -55,62 +53,14 @@ class LongviewCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add longview's own options and links."""
-        parser.add_argument(
-            "--name",
-            type=str,
-            default="run",
-            help="Name of the run: its folder is <trainer.default_root_dir>/<name>.",
-        )
-        parser.add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=False,
-            help="fit: test the best checkpoint when training is over (other commands take no notice).",
-        )
-        parser.add_argument(
-            "--save_minutes",
-            type=float,
-            default=10.0,
-            help="fit: last.ckpt is saved after each epoch, and every so many minutes within it.",
-        )
-        parser.add_argument(
-            "--feature_cache",
-            type=str | None,
-            default=None,
-            help="fit: folder for the features of a frozen encoder, computed once; training then reads them instead of "
-            "images.",
-        )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/map",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.enable_version_counter": False,
-            }
-        )
-        parser.link_arguments("data.init_args.labels", "model.init_args.labels")
-        parser.link_arguments("data.init_args.image_size", "model.init_args.image_size")
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        options.of_run(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         for action in parser._actions:
             if action.dest in _BATCHES:  # `Union[float, int]`, cached by typing for either order, makes 1.0 of 1
                 vars(action)["_typehint"] = int | float | None
-        parser.set_defaults({"weights_only": True})  # a checkpoint is data: nothing in it is executed
-        if subcommand in {"validate", "test"}:
-            parser.set_defaults({"verbose": False})  # longview prints the per-label table instead
-        if subcommand == "predict":
-            parser.add_argument(
-                "--output",
-                type=str,
-                default="predictions.parquet",
-                help="The .parquet or .csv file for the probabilities, one row per study (or image).",
-            )
-            # the writer keeps them on disk; returning them too would hold a whole data set in memory
-            parser.set_defaults({"return_predictions": False})
+        options.of_verb(parser, subcommand)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -162,7 +112,8 @@ class LongviewCLI(LightningCLI):
             self.use_labels(labels_of(read_checkpoint(path)), path)
         dump = self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml")
         config: dict[str, Any] = yaml.safe_load(dump)[self.subcommand]
-        self.model.run_config = {key: config[key] for key in config if key not in {"config", "ckpt_path", "output"}}
+        asides = {"config", "ckpt_path", "output", "calibration", "uncertainty", "samples"}
+        self.model.run_config = {key: config[key] for key in config if key not in asides}
 
     def use_labels(self, trained: LabelSet, path: str) -> None:
         """Build the network for the labels that it was trained on; those of the configuration are what is predicted.
@@ -184,7 +135,9 @@ class LongviewCLI(LightningCLI):
     def before_fit(self) -> None:
         """Find mistakes that would show after an epoch, or would leave an empty run folder."""
         monitor = self._get(self.config, "checkpoint")["monitor"]
-        known = [f"val/{name}" for name in _MONITORED] + ["train/loss"]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+        watched = [callback.monitor for callback in callbacks if isinstance(callback, EarlyStopping)]
+        known = logged_figures(self.datamodule, [monitor, *watched])
         if monitor is not None and monitor not in known:
             raise InputError(f"checkpoint.monitor is {monitor!r}; there are {', '.join(known)}")
         check_callbacks(self.trainer, known, self._get(self.config, "feature_cache") is not None)
@@ -198,6 +151,12 @@ class LongviewCLI(LightningCLI):
         self.datamodule.check_paths()
         if self._get(self.config, "feature_cache") is not None:
             check_unchanging(self.model, self.datamodule)
+
+    def before_predict(self) -> None:
+        """Refuse a calibration of other labels or of another model before anything is read."""
+        for callback in self.kept:
+            if isinstance(callback, PredictionWriter):
+                callback.check(self.model, Path(self._get(self.config, "ckpt_path")))
 
     def after_fit(self) -> None:
         """Say where nothing was left to do, and test the best checkpoint where asked."""
@@ -221,14 +180,17 @@ class LongviewCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; an interrupted run says how to go on, and its exit code says that it did not finish."""
+        terminated = False
         try:
             super()._run_subcommand(subcommand)
+        except launch.Terminated:
+            terminated = True
         except SystemExit:
             if not self.trainer.interrupted and not self.trainer.received_sigterm:
                 raise
         finally:
             self.claims.release()
-        if self.trainer.received_sigterm:
+        if terminated or self.trainer.received_sigterm:
             self._say_how_to_go_on()
             requeue = any(callback.requeue for callback in self.kept if isinstance(callback, Preemption))
             # 128 + SIGTERM, as a shell reports it; of the first process alone, for a launcher ends the others with it
@@ -238,10 +200,16 @@ class LongviewCLI(LightningCLI):
             raise KeyboardInterrupt
 
     def _say_how_to_go_on(self) -> None:
-        paths = [Path(callback.best_model_path) for callback in self.kept if isinstance(callback, LastCheckpoint)]
-        last = [path for path in paths if path.is_file()]
-        if last:
-            log.warning("to go on: uv run main.py fit --ckpt_path %s", last[0])
+        if self.subcommand != "fit":
+            return
+        paths = [callback.best_model_path for callback in self.kept if isinstance(callback, LastCheckpoint)]
+        last = [path for path in paths if Path(path).is_file()]
+        came_from = self._get(self.config, "ckpt_path")
+        trained = any(callback.trained for callback in self.kept if isinstance(callback, SeededSteps))
+        if not last or not trained:
+            log.warning("stopped before anything %swas saved", "" if came_from is None else "new ")
+        if last or came_from:
+            log.warning("to go on: uv run main.py fit --ckpt_path %s", [*last, came_from][0])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with longview's loggers (where none are configured) and callbacks."""
@@ -249,6 +217,8 @@ class LongviewCLI(LightningCLI):
         try:
             trainer = self._trainer(**kwargs)
             check_launch(trainer)
+            if trainer.world_size > 1:
+                launch.end_at_sigterm()
         except BaseException:
             self.claims.release()
             raise
@@ -269,7 +239,10 @@ class LongviewCLI(LightningCLI):
         # behind our own, the first of which names the run's folder
         own = self.own_loggers(config["default_root_dir"]) if self.subcommand == "fit" and given is not False else []
         config["logger"] = [*own, *others] or False
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
+            raise refused("trainer", error) from None
 
     def own_callbacks(self) -> list[Callback]:
         """Callbacks that every run has."""
@@ -277,7 +250,9 @@ class LongviewCLI(LightningCLI):
             output = Path(self._get(self.config_init, "output"))
             if output.suffix not in {".parquet", ".csv"}:
                 raise InputError(f"--output {output} must end in .parquet or .csv")
-            return [PredictionWriter(output)]
+            calibration = self._get(self.config_init, "calibration")
+            known = None if calibration is None else Calibration.read(calibration)
+            return [PredictionWriter(output, known, self.sampler())]
         seed = int(self._get(self.config, "seed_everything"))
         if self.subcommand != "fit":
             return [ResultTable()]
@@ -299,10 +274,18 @@ class LongviewCLI(LightningCLI):
             SeededSteps(seed),
             ResultTable(),
             TensorBoardReport(),
+            BestBoard(),
             Preemption(last),
             last,
             LastCheckpoint(folder, train_time_interval=timedelta(minutes=minutes)),
         ]
+
+    def sampler(self) -> MonteCarlo | None:
+        """What `predict --uncertainty` samples with."""
+        if self._get(self.config_init, "uncertainty") is None:
+            return None
+        seed = int(self._get(self.config_init, "seed_everything"))
+        return MonteCarlo(self._get(self.config_init, "samples"), seed)
 
     def own_loggers(self, root: str) -> list[Any]:
         """TensorBoard and a CSV of the same figures, in one folder of the run."""
@@ -382,16 +365,13 @@ def run(arguments: list[str], cli: type[LongviewCLI] = LongviewCLI) -> LongviewC
     """
     quiet(arguments[0])
     try:
-        return _build(cli, with_checkpoint(with_whole_labels(arguments)))
-    except MisconfigurationException as error:
-        remedy = "; to run on the CPU add --config configs/overlay/cpu.yaml" if "backend found" in str(error) else ""
-        raise InputError(" ".join(str(error).split()).rstrip("!.") + remedy) from error
-    except (RuntimeError, ValueError, TypeError) as error:
-        if "Error(s) in loading state_dict" in str(error):
-            raise InputError(mismatch(str(error), option(arguments, "--ckpt_path"))) from error
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):  # jsonargparse wraps what a constructor raises
-            cause = cause.__cause__ or cause.__context__
-        if cause is not None and cause is not error:
-            raise cause from None
+        with launch.leaving_at_sigterm() if arguments[0] == "fit" else nullcontext():
+            return _build(cli, with_checkpoint(with_whole_labels(arguments)))
+    except launch.Terminated:
+        log.warning("stopped before anything was saved")
         raise
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
+        known = explained(error, option(arguments, "--ckpt_path"))
+        if known is None or known is error:
+            raise
+        raise known from None

@@ -133,17 +133,37 @@ class Calibration:
         Raises:
             InputError: Where the table has other labels, is of another model, or is calibrated already.
         """
-        self._check_labels(labels_of(table), origin)
+        model = model or table.attrs.get(MODEL)
+        self.check(labels_of(table), model, origin)
         if CALIBRATION in table.attrs:
             raise InputError(f"{origin} is calibrated already; give the predictions that `predict` wrote")
-        model = model or table.attrs.get(MODEL)
-        self._check_model(model, origin)
+        if not (self.model and model):
+            unsure = self.origin if not self.model else origin
+            logger.warning("%s does not say which model it is of: see to it yourself that they belong together", unsure)
         result = table.copy()
         for name in labels_of(table):
             result[name] = self.labels[name].calibrator.apply(table[name].to_numpy())
         digest = hashlib.sha256(self.text().encode()).hexdigest()
         result.attrs = {**table.attrs, **({MODEL: model} if model else {}), CALIBRATION: digest}
         return result
+
+    def check(self, labels: Sequence[str], model: str | None, origin: str) -> None:
+        """Refuse what the calibration was not fitted for.
+
+        Args:
+            labels: What is predicted.
+            model: SHA-256 of the checkpoint that predicts; None where that is not known.
+            origin: What predicts, or what was predicted, for messages.
+
+        Raises:
+            InputError: Naming the labels, or both models.
+        """
+        self._check_labels(labels, origin)
+        if self.model and model and self.model != model:
+            raise InputError(
+                f"{self.origin} was fitted on another model (checkpoint {self.model[:12]}…) than {origin} is of "
+                f"({model[:12]}…); fit a calibration on validation predictions of that checkpoint"
+            )
 
     def _check_labels(self, given: Sequence[str], origin: str) -> None:
         strange = [name for name in given if name not in self.labels]
@@ -155,16 +175,6 @@ class Calibration:
                 f"{self.origin} was fitted on other labels than {origin} has; {listed}. Fit a calibration on "
                 f"validation predictions of the same model"
             )
-
-    def _check_model(self, model: str | None, origin: str) -> None:
-        if self.model and model and self.model != model:
-            raise InputError(
-                f"{self.origin} was fitted on another model (checkpoint {self.model[:12]}…) than {origin} is of "
-                f"({model[:12]}…); fit a calibration on validation predictions of that checkpoint"
-            )
-        if not (self.model and model):
-            unsure = self.origin if not self.model else origin
-            logger.warning("%s does not say which model it is of: see to it yourself that they belong together", unsure)
 
 
 def attributes_of(file: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from longview import InputError, training
+from longview.board import BestBoard
 from longview.callbacks import TensorBoardReport
 from longview.tuning.study import TrialFailedError
 
@@ -161,8 +162,8 @@ def run_trial(options: Sequence[str], report: Report, root: Path, name: str) -> 
     class TrialCLI(training.LongviewCLI):
         def own_callbacks(self) -> list[Callback]:
             # figures of each validation cost more than a short trial
-            own = [callback for callback in super().own_callbacks() if not isinstance(callback, TensorBoardReport)]
-            return [*own, report]
+            drawing = (TensorBoardReport, BestBoard)
+            return [*(callback for callback in super().own_callbacks() if not isinstance(callback, drawing)), report]
 
     words = ["fit", *options, *_QUIET, f"--trainer.default_root_dir={root}", f"--name={name}"]
     (root / name).mkdir(parents=True, exist_ok=True)
