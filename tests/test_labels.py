@@ -46,6 +46,7 @@ SIZES = {  # seen, unseen
     "rsna": (1, 0),
     "vinbig": (14, 0),
     "vindr": (28, 0),
+    "xrv": (18, 0),
 }
 
 
