@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from longview import InputError
@@ -27,6 +28,17 @@ def made(tmp_path_factory, labels):
     folder = tmp_path_factory.mktemp("phantom")
     make_phantom(SPEC, folder / "p", labels)
     return folder
+
+
+def test_the_store_has_the_true_boxes_of_its_films_whoever_reads_the_layout(made):
+    store = Store(made / "p")
+    boxes, table = store.boxes(), store.manifest.table
+    drawn = pd.read_csv(made / "raw/p/boxes.csv", dtype={"image_id": "str"})
+    kept = drawn[drawn["image_id"].isin(table["image_id"])]
+    assert len(boxes) == len(kept) > 0
+    assert boxes["image_id"].tolist() == kept["image_id"].tolist()
+    assert (boxes[["x", "y", "width", "height"]].to_numpy() == kept[["x", "y", "width", "height"]].to_numpy()).all()
+    assert {"Cardiomegaly", "Pleural Effusion"} <= set(boxes["label"])
 
 
 @pytest.mark.parametrize("setting", OTHERS)

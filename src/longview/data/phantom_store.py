@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pandas as pd
+
 from longview import InputError
+from longview.data.manifest import read_csv
 from longview.data.store import Store
 from longview.labels import LabelSet
 
@@ -55,7 +59,8 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
     if Store.is_store(output):
         _check_same(spec, output, raw)
         return
-    from longview.data.phantom import phantom  # only an example without its store needs these
+    from longview.data.annotations import Annotations  # only an example without its store needs these
+    from longview.data.phantom import phantom
     from longview.data.prepare import prepare_manifest
     from longview.data.sources import open_source
     from longview.data.splits import assign_splits
@@ -68,9 +73,21 @@ def make_phantom(spec: PhantomSpec, output: Path, labels: LabelSet) -> None:
         logger.info("drawing %d phantom studies into %s and preparing %s", spec.studies, raw, output)
         if not (raw / "phantom.json").is_file():
             phantom(spec.layout, raw, studies=spec.studies, size=spec.size, seed=spec.seed)
-        source = "phantom" if spec.reader == "phantom" else spec.layout
-        manifest = assign_splits(open_source(source, raw, labels).read(), 0.1, 0.1, spec.seed)
-        prepare_manifest(manifest, raw, output, size=spec.size)
+        source = open_source("phantom" if spec.reader == "phantom" else spec.layout, raw, labels)
+        manifest = assign_splits(source.read(), 0.1, 0.1, spec.seed)
+        # no layout's own tables hold the true boxes, which every phantom has
+        annotations = Annotations(boxes=_true_boxes(raw))
+        prepare_manifest(manifest, raw, output, size=spec.size, annotations=annotations)
+
+
+def _true_boxes(raw: Path) -> pd.DataFrame:
+    """Boxes of all that was drawn, in pixels of the image files."""
+    from longview.data.sources.base import BOX_COLUMNS
+
+    drawn = read_csv(raw / "boxes.csv", dtype={"image_id": "str", "label": "str"}, keep_default_na=False)
+    sides = {name: drawn[name].astype(np.float64) for name in ("x", "y", "width", "height")}
+    table = drawn.assign(**sides, frame_width=np.nan, frame_height=np.nan, reader="")
+    return table[list(BOX_COLUMNS)]
 
 
 def _check_same(spec: PhantomSpec, output: Path, raw: Path) -> None:
