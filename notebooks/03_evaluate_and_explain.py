@@ -125,3 +125,26 @@ means = pd.DataFrame({"present": said.where(true == 1).mean(), "absent": said.wh
 means.assign(difference=means["present"] - means["absent"]).sort_values("difference", ascending=False).map(
     lambda value: np.round(value, 3)
 )
+
+# %% [markdown]
+# ## Where the score comes from
+#
+# Heat-maps of the three most probable labels of the films above, in the frame of each film. Boxes of these maps, and
+# their scores against true boxes, are `main.py localize`.
+
+# %%
+pd.DataFrame({"path": [Path(root, truth.loc[name, "path"]).resolve() for name in shown[:4]]}).to_csv(
+    Path(results, "surest.csv"), index=False
+)
+main(
+    [
+        "explain",
+        *("--model", str(checkpoint), "--input", f"{results}/surest.csv"),
+        *("--method", "gradcam++", "--labels", "top-3", "--output", f"{results}/maps"),
+    ]
+)
+pictures = sorted(Path(results, "maps").glob("*/comparison.png"))
+figure, axes = plt.subplots(len(pictures), 1, figsize=(12, 4 * len(pictures)), layout="constrained", squeeze=False)
+for axis, picture in zip(axes.ravel(), pictures, strict=True):
+    axis.imshow(plt.imread(picture))
+    axis.axis("off")

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import sys
 from pathlib import Path
 
 # before torch, tokenizers or OpenMP are imported: threads of several test processes spin against each other
@@ -25,6 +26,16 @@ def pytest_collection_modifyitems(items):
 def no_seed_of_another_test(monkeypatch):
     """Lightning keeps the last seed in the environment, and would seed forked processes with it."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def small_pictures_of_the_best_validation(request, monkeypatch):
+    """Dozens of tests fit; only test_board.py looks at the figures that end a fit, which cost two seconds each."""
+    if "longview.board" in sys.modules and request.path.name != "test_board.py":
+        import numpy as np
+
+        for name in ("draw_precision_recall", "draw_reliability"):
+            monkeypatch.setattr(f"longview.board.{name}", lambda *_: np.zeros((2, 2, 3), np.uint8))
 
 
 @pytest.fixture(scope="session")

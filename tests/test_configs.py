@@ -15,6 +15,10 @@ EXPERIMENTS = [CONFIGS / "demo.yaml", *sorted((CONFIGS / "experiment").glob("*.y
 PARTS = [file for part in ("trainer", "data", "model", "overlay") for file in sorted((CONFIGS / part).glob("*.yaml"))
          if file.name != "mlflow.yaml"]  # fmt: skip  # test_tune.py runs it, with a store elsewhere
 
+# one batch of each part, no loggers and no checkpoints: whether a file fits in, and trains
+FAST = ["--trainer.fast_dev_run=1"]
+WHOLE = {"early_stopping", "ema"}  # which do their work between checkpoints
+
 SMALL = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto",
          "--trainer.precision=32-true", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
          "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2", "--trainer.num_sanity_val_steps=0",
@@ -79,9 +83,6 @@ def fit(config, stores, tmp_path, *extra, model, labels=None, stage=None):
     if "umlsbert" in text:  # its files are not to be had here
         arguments.append("--model.network.init_args.decoder.init_args.queries.init_args.text.init_args.encoder=random")
     main(arguments)
-    best = sorted(tmp_path.rglob("best.ckpt"))
-    assert best, "the run left no best checkpoint"
-    return best[-1]
 
 
 def test_the_demo_draws_its_own_phantom(tmp_path):
@@ -95,6 +96,7 @@ def test_the_demo_draws_its_own_phantom(tmp_path):
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=name_of)
 def test_an_experiment_runs(file, stores, first_stage, tmp_path):
     fit(file, stores, tmp_path, model=model_file(file), stage=first_stage)
+    assert sorted(tmp_path.rglob("best.ckpt")), "the run left no best checkpoint"
 
 
 @pytest.mark.parametrize("file", PARTS, ids=name_of)
@@ -105,6 +107,7 @@ def test_a_part_runs_within_the_demo(file, stores, first_stage, tmp_path):
     labels = None
     if kind == "data":
         labels = file.parent / yaml.safe_load(file.read_text(encoding="utf-8"))["init_args"]["labels"]
+    extra += [] if file.stem in WHOLE else FAST
     fit(demo, stores, tmp_path, *extra, model=model, labels=labels, stage=first_stage)
 
 
