@@ -66,15 +66,15 @@ def consistent(probabilities: Any, edges: Iterable[Edge]) -> Any:
     Children stay as they are. NaN stays, and counts as no child.
 
     Args:
-        probabilities: (N, L) probabilities, or scores of any kind.
+        probabilities: (..., L) probabilities, or scores of any kind.
         edges: E columns of parent and child, without a circle.
 
     Returns:
-        (N, L) of the same type; the input is not changed.
+        (..., L) of the same type; the input is not changed.
     """
     result = probabilities.copy() if isinstance(probabilities, np.ndarray) else probabilities.clone()
     for parent, children in children_first(edges).items():
         for child in children:
-            higher = result[:, child] > result[:, parent]
+            higher = result[..., child] > result[..., parent]
             result[higher, parent] = result[higher, child]
     return result

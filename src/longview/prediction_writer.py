@@ -33,9 +33,7 @@ class PredictionWriter(Callback):
         sampler: Samples of the network, whose spread is written to a table of its own; None: none.
     """
 
-    def __init__(
-        self, output: Path, calibration: Calibration | None = None, sampler: MonteCarlo | None = None
-    ) -> None:
+    def __init__(self, output: Path, calibration: Calibration | None = None, sampler: MonteCarlo | None = None) -> None:
         self.output = output
         self.calibration = calibration
         self.sampler = sampler
@@ -94,9 +92,11 @@ class PredictionWriter(Callback):
     ) -> None:
         """Append one batch to the shard."""
         assert self._shards is not None
-        self._shards.add(outputs["ids"], outputs["probabilities"].numpy())
+        values = outputs["probabilities"].numpy()
         if self._spread is not None:
-            self._spread.add_samples(outputs["ids"], outputs["samples"].numpy())
+            self._spread.add_samples(outputs["ids"], values[1:])
+            values = values[0]
+        self._shards.add(outputs["ids"], values)
 
     @staticmethod
     def _expected(trainer: pl.Trainer) -> int | None:

@@ -25,6 +25,7 @@ from longview.models.transfer import build_from, check_frozen, freeze, warn_of_r
 from longview.optim import Optimizer, Schedule, progress, total_steps
 from longview.ranking import LabelScores
 from longview.test_time import Averaging
+from longview.uncertainty.dropout import MonteCarlo
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +77,10 @@ class ClassificationTask(pl.LightningModule):
             self.save_hyperparameters()
         self.network = network
         self.loss = loss
-        self.optimizer = optimizer
-        self.schedule = schedule
+        self.optimizer, self.schedule = optimizer, schedule
         self.image_size = image_size
         self.tta, self.consistent = tta, consistent
+        self.sampler: MonteCarlo | None = None
         self.compile_network, self.pretrained = compile, pretrained
         self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or [])
         self.run_config: dict[str, Any] = {}
@@ -294,16 +295,15 @@ class ClassificationTask(pl.LightningModule):
         self.model_step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Ids and probabilities float32 of one batch: a column for each of `predicted_names`."""
-        probabilities = self.tta.predict(self, batch)
+        """Ids and probabilities (B, L) float32 of a batch, by `predicted_names`; with a sampler (1 + T, B, L)."""
+        forward = self if self.sampler is None else self.sampler.over(self.network)
+        scores, names = self.tta.predict(forward, batch), self.predicted_names
         if not self._untrained(self.asked) or not self.network.open_vocabulary:
-            names = [self._trained_name(name) or name for name in self.predicted_names]
-            probabilities = probabilities[:, [self.labels.names.index(name) for name in names]]
+            scores = scores[..., [self.labels.names.index(self._trained_name(name) or name) for name in names]]
         if self.consistent:
-            names = self.predicted_names
-            labels = self.asked if self.asked.hierarchy else self.labels
-            probabilities = consistent(probabilities, columns_of_edges(labels.edges_among(names), names))
-        return {"ids": batch["ids"], "probabilities": probabilities.cpu()}
+            edges = (self.asked if self.asked.hierarchy else self.labels).edges_among(names)
+            scores = consistent(scores, columns_of_edges(edges, names))
+        return {"ids": batch["ids"], "probabilities": scores.cpu()}
 
     # ---- scores ------------------------------------------------------------------------------------------------
 

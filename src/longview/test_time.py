@@ -98,10 +98,10 @@ class Averaging:
             log.warning("model.tta.flip mirrors the chest: whatever depends on the side suffers%s", told)
 
     def predict(self, forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
-        """Probabilities (B, L) float32: the mean over the versions.
+        """Probabilities (B, L) float32, or (..., B, L) as `forward` gives logits: the mean over the versions.
 
         Args:
-            forward: A batch to logits (B, L).
+            forward: A batch to logits (B, L), or of several samples of a network, (..., B, L).
             batch: Packed images; version for version, so that memory does not grow.
 
         Raises:

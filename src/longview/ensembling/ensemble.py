@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from longview.labels import LabelSet
 from longview.outputs import make_folder, sha256
 from longview.predictions import MODEL, TEST_TIME, write_predictions
 from longview.truth import Truth, match
+from longview.uncertainty.summary import METHOD, Uncertainty, companion, long_table, write_uncertainty
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def ensemble(
     labels: Path | None = None,
     study_weights: str | None = None,
     manifest: Path | None = None,
+    uncertainty: bool = False,
 ) -> None:
     """Average the predictions of several models, or of the views of a study, into one table.
 
@@ -63,6 +66,10 @@ def ensemble(
     With --study_weights, images are averaged to studies first, by view: PA=7,AP=7,lateral=3,unknown=5 is what the
     CheXFusion reference does. One table is enough then.
 
+    With --uncertainty, the members are a deep ensemble (Lakshminarayanan et al., NeurIPS 2017): how far they agree on
+    each row and label is written to OUTPUT.uncertainty.parquet, as `predict --uncertainty mc-dropout` does it of the
+    samples of one model. Its mean is that of probabilities, whatever --on says.
+
     Args:
         predictions: Tables that `predict` wrote, all for the same rows.
         output: The .parquet or .csv file to write.
@@ -78,8 +85,13 @@ def ensemble(
         labels: Label set (file, or name of one in configs/labels) whose aliases and derived labels count.
         study_weights: TYPE=WEIGHT for each of PA, AP, lateral and unknown, with commas between.
         manifest: Store or table that says the view (view, or ViewPosition) and study of each image.
+        uncertainty: Write the table of uncertainty too.
     """
     _check_options(predictions, output, weights, fit, truth, study_weights, manifest)
+    if uncertainty and (len(predictions) < 2 or on == "rank"):
+        raise InputError(
+            "--uncertainty needs two tables of probabilities or more: --predictions A B, and not --on rank"
+        )
     label_set = LabelSet.load(labels) if labels else None
     views = parse_weights(study_weights) if study_weights else {}
     average = _averaging(views, manifest)
@@ -104,6 +116,8 @@ def ensemble(
     if model is not None:
         table.attrs[MODEL] = model
     _write(table, chosen, members, views, output)
+    if uncertainty:
+        _write_spread(members, matrix, output, model)
     _report(members, matrix, selected, output)
 
 
@@ -235,6 +249,15 @@ def _write(table: pd.DataFrame, weights: Weights, members: Members, views: Mappi
     aside.write_text(full.text(members), encoding="utf-8")
     write_predictions(table, output)
     aside.replace(note)
+
+
+def _write_spread(members: Members, weights: FloatArray, output: Path, model: str | None) -> None:
+    found = Uncertainty.of(np.stack(members.scores), weights)
+    about: dict[str, object] = {METHOD: {"method": "ensemble", "members": len(members.files)}}
+    table = long_table(members.ids, members.names, found)
+    path = companion(output)
+    write_uncertainty(table, path, about if model is None else {**about, MODEL: model})
+    Console().print(f"Uncertainty: {path}", soft_wrap=True)
 
 
 def _report(members: Members, weights: FloatArray, selected: Selected | None, output: Path) -> None:
