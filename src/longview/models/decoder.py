@@ -258,7 +258,7 @@ class LabelDecoder(Decoder):
         """Logits (B, L) float32 of tokens (B, T, C)."""
         memory = functional.relu(self.embed(tokens))  # (B, T, D)
         start: Tensor = self.queries()  # (Q, D)
-        queries = self.query_norm(start + self.dropout(start)).expand(len(tokens), -1, -1)  # (B, Q, D)
+        queries = self.query_norm(start + self.dropout(start)).expand(tokens.shape[0], -1, -1)  # (B, Q, D)
         queries = self.attend_norm(queries + self.dropout(self._attend(queries, memory, padding)))
         hidden = self.dropout(functional.relu(self.expand(queries)))  # (B, Q, F)
         queries = self.feedforward_norm(queries + self.dropout(self.contract(hidden)))

@@ -239,4 +239,4 @@ def _as_map(output: Tensor, model: Any) -> Tensor:
         return output.permute(0, 3, 1, 2) if channels_last else output
     patches = output[:, getattr(model, "num_prefix_tokens", 0) :]  # (N, T, C), without class and register tokens
     side = math.isqrt(patches.shape[1])  # images are square, and so is the grid
-    return patches.transpose(1, 2).reshape(len(patches), -1, side, side)
+    return patches.transpose(1, 2).reshape(patches.shape[0], -1, side, side)

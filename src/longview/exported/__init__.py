@@ -1,0 +1,1 @@
+"""Exported models: what their files hold, and how they are opened again."""
