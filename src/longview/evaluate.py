@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ from longview.outputs import sha256, staged
 from longview.predictions import labels_of, read_predictions
 from longview.ranking import per_label, summarise
 from longview.reporting.groups import named_groups, read_groups
-from longview.reporting.model import made_with, read_model
+from longview.reporting.model import made_with, model_of
+from longview.reporting.risk import RISK, Doubt, Measure, Risk
 from longview.reporting.write import CARD, write_report
 from longview.score_report import (
     COMMON,
@@ -72,6 +73,8 @@ def evaluate(
     preset: Literal["cxr-lt"] | None = None,
     checkpoint: Path | None = None,
     thumbnails: bool = True,
+    uncertainty: Path | None = None,
+    measure: Measure = "predictive_entropy",
 ) -> None:
     """Score predictions: AUROC, average precision and more, with confidence intervals; plots, a page, a model card.
 
@@ -90,6 +93,9 @@ def evaluate(
     With --labels SET whose labels have a hierarchy, derived labels that were predicted are derived in the truth too,
     and the report says how often a child is above its parent, and the macro means once each parent is raised to its
     highest child. Each edge's rates are in violations.csv.
+
+    With --uncertainty FILE, the page, metrics.json and risk.png also say how much smaller the error is among the rows
+    that are certain: risk against coverage, and the area below (AURC) between those of the best and a random order.
 
     Prints tables and writes report.html (one file that a browser opens without a network), metrics.json (all figures
     with intervals), per_label.csv, intervals.csv, confusion.csv, roc.png, pr.png, reliability.png and per_label.png;
@@ -125,14 +131,17 @@ def evaluate(
         checkpoint: The model that predicted: report.html tells its configuration, and MODEL_CARD.md is written.
         thumbnails: Where the truth is a store, show the films of the worst errors in report.html. Switch it off before
             the page goes to people who may not see the data.
+        uncertainty: What `predict --uncertainty` or `ensemble --uncertainty` wrote beside the predictions.
+        measure: Which of its measures says how certain a row is.
     """
     _check_options(bootstrap, threshold, preset)
     console = Console()
     table, actual = read_predictions(predictions), Truth.read(truth)
     known = Calibration.read(calibration) if calibration else None
-    model = _model(checkpoint, predictions, labels_of(table))
+    model = model_of(checkpoint, predictions, labels_of(table))
     if known:
         table = _calibrated(table, predictions, known)
+    doubt = Doubt.read(uncertainty, measure, table, predictions) if uncertainty else None
     counted = Truth.read(train) if train else None
     result = score(
         table,
@@ -146,11 +155,14 @@ def evaluate(
         by=[part.strip() for part in by.split(",") if part.strip()],
         threshold=threshold,
         tuned=known.thresholds(rule) if known else None,
+        doubt=doubt.table if doubt else None,
     )
+    risk = Risk.of(result, doubt) if doubt else None
     files = {"predictions": predictions, "truth": actual.file}
     files |= {"train": counted.file} if counted else {}
     files |= {"calibration": calibration} if calibration else {}
     files |= {"groups": groups} if groups else {}
+    files |= {"uncertainty": uncertainty} if uncertainty else {}
     with staged(output) as folder:
         write_report(
             result,
@@ -159,15 +171,17 @@ def evaluate(
             options={
                 "labels": str(labels) if labels else None, "split": split, "bootstrap": bootstrap, "seed": seed,
                 "by": by, "threshold": threshold, "rule": rule if known else None, "preset": preset,
+                "measure": measure if doubt else None,
             },
             preset=preset,
             store=truth if truth.is_dir() else None,
             thumbnails=thumbnails,
             made_with=made_with(predictions),
             model=model,
+            risk=risk,
         )  # fmt: skip
         written = {file.name for file in folder.iterdir()}
-    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS, CARD} - written:  # of an earlier report
+    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS, CARD, RISK} - written:  # of an earlier report
         (output / stale).unlink(missing_ok=True)
     console.print(report_table(result))
     console.print(summary_table(result, preset))
@@ -175,6 +189,8 @@ def evaluate(
         console.print(subgroup_table(result))
     if result.violations:
         console.print(result.violations.table(result.summary))
+    if risk:
+        console.print(risk.told(), soft_wrap=True)
     console.print(f"Report: {output / 'report.html'}", soft_wrap=True)
 
 
@@ -185,21 +201,6 @@ def _check_options(bootstrap: int, threshold: float, preset: str | None) -> None
         raise InputError(f"--threshold {threshold}: give a probability between 0 and 1")
     if preset and threshold != 0.5:
         raise InputError(f"--preset {preset} has F1 at 0.5; leave --threshold {threshold} out")
-
-
-def _model(checkpoint: Path | None, predictions: Path, predicted: list[str]) -> dict[str, Any] | None:
-    """What is known of the model that predicted; without --checkpoint, says which one to give for more."""
-    if checkpoint is not None:
-        return read_model(checkpoint, predictions, predicted)
-    source = made_with(predictions)
-    if source and source["checkpoint"]:
-        logger.info(
-            "%s was made with %s; give --checkpoint %s for a model card",
-            predictions,
-            source["checkpoint"],
-            source["checkpoint"],
-        )
-    return None
 
 
 def _calibrated(table: pd.DataFrame, file: Path, known: Calibration) -> pd.DataFrame:
@@ -228,6 +229,7 @@ def score(
     by: Sequence[str] = (),
     threshold: float = 0.5,
     tuned: Mapping[str, float] | None = None,
+    doubt: pd.DataFrame | None = None,
 ) -> Evaluation:
     """Compare predictions with truth.
 
@@ -244,6 +246,7 @@ def score(
         by: Columns that part the rows into subgroups.
         threshold: For all labels.
         tuned: The predictions' labels -> their own threshold.
+        doubt: Rows and columns of the predictions, with their uncertainty in place of probabilities.
 
     Raises:
         InputError: Where rows or labels do not fit together, nothing can be scored, or `train` has no training
@@ -281,7 +284,8 @@ def score(
         thresholds,
         track=_tracked(matched, resamples),
     )
-    found = Evaluation(matched, scores, every, summary, broken, figures, resamples, thresholds)
+    uncertain = None if doubt is None else match(doubt, truth, labels, split).scores  # the same rows and labels
+    found = Evaluation(matched, scores, every, summary, broken, figures, resamples, thresholds, doubt=uncertain)
     return dataclasses.replace(found, parts=_parts(found, by, str(truth.file)))
 
 

@@ -76,6 +76,7 @@ class Evaluation:
         resamples: The replicates.
         thresholds: Rule -> (L,).
         parts: Subgroups.
+        doubt: (n, L) uncertainty of the probabilities, where it is known.
     """
 
     match: Match
@@ -87,6 +88,7 @@ class Evaluation:
     resamples: Resamples
     thresholds: Mapping[str, FloatArray]
     parts: list[Part] = field(default_factory=list)
+    doubt: FloatArray | None = None
 
     @property
     def group_of(self) -> dict[str, str]:

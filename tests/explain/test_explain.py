@@ -9,12 +9,15 @@ import pytest
 import torch
 from networks import LABELS, NAMES, linear, network_of, queries, transformer
 
-from longview import InputError, cli
+from longview import VIEWS, InputError, cli
 from longview.data.transforms import Preprocessing
 from longview.explain import explain as verb
 from longview.explain.results import MapEntry, folder_name, slug
 from longview.inference import OpenModel
+from longview.models.decoder import LinearDecoder
 from longview.models.network import StudyNetwork
+from longview.uncertainty.dropout import MonteCarlo
+from longview.uncertainty.summary import MEASURES, Uncertainty
 
 SIZE = 48
 
@@ -38,6 +41,7 @@ MODELS = {
     "other": opened(seed=5),
     "decoder": opened("decoder", queries),
     "study": opened("study", queries, transformer),
+    "dropping": opened("dropping", lambda: LinearDecoder(dropout=0.4)),
 }
 
 
@@ -367,6 +371,91 @@ def test_the_command_line_takes_lists(film, tmp_path):
     assert {entry["model"] for entry in data["maps"]} == {"tiny", "decoder"}
     with pytest.raises(SystemExit):
         cli.main(["explain", "--model", "linear", "--input", str(film), "--method", "gradcamm", "--output", "x"])
+
+
+def test_uncertainty_is_that_of_the_samples_and_stands_in_the_headings(film, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("longview.explain.overlay.overlay", lambda *given: told.append(given[2]) or given[0])
+    asked = {"input": film, "labels": ["all"], "method": ["cam", "gradcam"], "uncertainty": "mc-dropout"}
+    verb.explain(["dropping"], tmp_path / "out", samples=7, **asked)
+    model, maps = MODELS["dropping"], metadata(tmp_path / "out" / "film 1")["maps"]
+    samples = model.probabilities(model.read(film).pixels[None], sampler=MonteCarlo(7))
+    wanted = Uncertainty.of(samples[1:].numpy())
+    assert len(maps) == len(told) == 2 * len(NAMES)
+    for entry, heading in zip(maps, told, strict=True):
+        place = NAMES.index(entry["label"])
+        assert entry["probability"] == pytest.approx(float(samples[0, 0, place]), rel=1e-5)
+        assert entry["uncertainty"] == pytest.approx(
+            {name: float(getattr(wanted, name)[0, place]) for name in MEASURES}, rel=1e-4, abs=1e-9
+        )
+        assert entry["uncertainty"]["variance"] > 0
+        deviation = entry["uncertainty"]["standard_deviation"]
+        assert heading == f"{entry['label']} · p = {entry['probability']:.2f} ± {deviation:.2f}"
+
+
+@pytest.mark.parametrize("model", ["dropping", "study"])
+def test_deviations_are_those_of_the_maps_of_the_sampled_networks(model, tmp_path):
+    files = [draw(tmp_path / f"{name}.png", 60, 80, place) for place, name in enumerate("ab")]
+    verb.explain([model], tmp_path / "out", study=files, method=["hirescam", "cam"][: 2 - (model == "study")],
+                 labels=["Mass"], uncertainty="mc-dropout", samples=3, threshold=0.3)  # fmt: skip
+    opened_, place = MODELS[model], NAMES.index("Mass")
+    films = [opened_.read(file) for file in files]
+    images, view = torch.stack([film.pixels for film in films]), torch.full((2,), VIEWS.index("unknown"))
+    features = opened_.network.encode(images).requires_grad_()
+    batch = {"images": images, "study": torch.zeros(2, dtype=torch.int64), "view": view, "ids": [None],
+             "features": features}  # fmt: skip
+    logits = MonteCarlo(3).logits(opened_.network, batch)[:, 0, place]  # the network itself, and three samples
+    raw = [(features * torch.autograd.grad(one, features, retain_graph=True)[0]).sum(1).relu() for one in logits]
+    maps = [[film.frame.to_original(values.detach().numpy()) for values in each]
+            for film, each in zip(films, zip(*raw, strict=True), strict=True)]  # fmt: skip
+    top = max(view[0].max() for view in maps)
+    for name, wanted in zip("ab", maps, strict=True):
+        folder = tmp_path / "out" / name
+        entry, *others = metadata(folder)["maps"]
+        found = np.load(folder / entry["files"]["deviation"])
+        assert found.shape == (60, 80) and found.dtype == np.float32 and found.max() > 0
+        np.testing.assert_allclose(found, np.std(np.stack(wanted[1:]) / top, axis=0), atol=2e-4)
+        assert cv2.imread(str(folder / entry["files"]["deviation_picture"])).shape == (60, 80, 3)
+        assert not any("deviation" in other["files"] for other in others)
+    before = metadata(tmp_path / "out" / "a")["maps"][0]["files"]
+    verb.explain([model], tmp_path / "out", input=files[0], labels=["Effusion"], threshold=0.6)
+    kept = metadata(tmp_path / "out" / "a")["maps"][0]
+    assert kept["files"] == before and all((tmp_path / "out" / "a" / file).is_file() for file in before.values())
+
+
+def test_a_study_has_one_uncertainty_for_all_its_views(tmp_path):
+    files = [draw(tmp_path / f"{name}.png", seed=place) for place, name in enumerate("ab")]
+    verb.explain(["study"], tmp_path / "out", study=files, method=["attention"], labels=["Mass"],
+                 uncertainty="mc-dropout", samples=3)  # fmt: skip
+    first, second = (metadata(tmp_path / "out" / name)["maps"][0] for name in "ab")
+    assert first["uncertainty"] == second["uncertainty"] and first["uncertainty"]["variance"] > 0
+
+
+def test_another_setting_of_the_samples_is_another_question(film, tmp_path):
+    folder, asked = tmp_path / "film 1", {"input": film, "labels": ["Mass"], "method": ["cam"]}
+    sampled = {**asked, "uncertainty": "mc-dropout"}
+    verb.explain(["dropping"], tmp_path, samples=4, **sampled)
+    before = stamps(folder)
+    verb.explain(["dropping"], tmp_path, samples=4, **sampled)
+    assert stamps(folder) == before
+    (first,) = metadata(folder)["maps"]
+    verb.explain(["dropping"], tmp_path, samples=5, **sampled)
+    (second,) = metadata(folder)["maps"]
+    assert first["uncertainty"] != second["uncertainty"]
+    for _ in range(2):
+        verb.explain(["dropping"], tmp_path, **asked)
+        assert metadata(folder)["maps"][0]["uncertainty"] is None
+        verb.explain(["dropping"], tmp_path, samples=5, **sampled)
+        assert metadata(folder)["maps"][0]["uncertainty"] == second["uncertainty"]
+
+
+def test_a_model_that_drops_nothing_is_refused_before_anything_is_written(film, tmp_path):
+    asked = {"input": film, "labels": ["Mass"], "uncertainty": "mc-dropout"}
+    with pytest.raises(InputError, match=r"--uncertainty mc-dropout, tiny: StudyNetwork .* has no active dropout"):
+        verb.explain(["dropping", "linear"], tmp_path / "out", **asked)
+    with pytest.raises(InputError, match="--samples 1"):
+        verb.explain(["dropping"], tmp_path / "out", samples=1, **asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_of_files_are_safe_and_differ():

@@ -13,6 +13,7 @@ from longview.evaluate import evaluate
 from longview.labels import LabelSet
 from longview.outputs import sha256
 from longview.predictions import MODEL
+from longview.uncertainty.summary import METHOD, Uncertainty, companion, long_table, write_uncertainty
 
 NAMES = ["Nodule/Mass", "Effusion", "A <b>&\"~' label", "Hernia", "Never"]
 
@@ -24,6 +25,16 @@ def guess(table, seed=0):
     truth = table[NAMES].to_numpy()
     logits = 1.5 * truth - 1 + rng.normal(size=truth.shape)
     return keys.assign(**dict(zip(NAMES, (1 / (1 + np.exp(-logits))).T.astype(np.float32), strict=True)))
+
+
+def doubt(table, path, seed=0):
+    """Write a table of uncertainty of predictions, from samples about them."""
+    rng = np.random.default_rng(seed)
+    values = table[NAMES].to_numpy(np.float64)
+    noise = rng.normal(scale=0.1, size=(4, *values.shape)) * (0.2 + values * (1 - values))
+    ids = table[["patient_id", "study_id", "image_id"]]
+    about = {METHOD: {"method": "mc-dropout", "samples": 4, "seed": 0}} | table.attrs
+    write_uncertainty(long_table(ids, NAMES, Uncertainty.of((values + noise).clip(0, 1))), path, about)
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +73,15 @@ def evaluated(tmp_path_factory, make_store, checkpoint):
         table = guess(manifest[manifest["split"] == split])
         table.attrs = {MODEL: sha256(file), "checkpoint": str(file)}
         table.to_parquet(folder / f"{split}.parquet", index=False)
+    doubt(table.sample(frac=1, random_state=1), companion(folder / "test.parquet"))
     calibrate(folder / "val.parquet", store, folder / "calibration.json", method="temperature")
     (folder / "groups.yaml").write_text("lung: [Nodule/Mass, Effusion]\n")
     out = folder / "out"
     evaluate(folder / "test.parquet", store, out, by="view", bootstrap=50, checkpoint=file, preset="cxr-lt",
-             calibration=folder / "calibration.json", groups=folder / "groups.yaml")  # fmt: skip
+             calibration=folder / "calibration.json", groups=folder / "groups.yaml",
+             uncertainty=folder / "test.uncertainty.parquet")  # fmt: skip
     return SimpleNamespace(
-        folder=out, store=store, predictions=folder / "test.parquet", checkpoint=file,
+        names=NAMES, doubt=doubt, folder=out, store=store, predictions=folder / "test.parquet", checkpoint=file,
         page=(out / "report.html").read_text(encoding="utf-8"),
         metrics=json.loads((out / "metrics.json").read_text(encoding="utf-8")),
         card=(out / "MODEL_CARD.md").read_text(encoding="utf-8"),

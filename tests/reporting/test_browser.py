@@ -84,6 +84,19 @@ def test_a_picked_label_stands_alone_in_charts_and_parts(open_page):
     assert page.locator("details.card:visible").count() == 4
 
 
+def test_the_risk_of_the_picked_label_stands_out_and_a_click_on_its_curve_picks_it(open_page):
+    page = open_page()
+    risk = page.locator("#uncertainty")
+    assert risk.locator("svg .mean").is_visible() and risk.locator("svg .best:visible").count() == 1
+    curve = risk.locator(".curve", has_text="Hernia")
+    curve.dispatch_event("click")
+    assert page.locator("#picked").inner_text().startswith("Hernia")
+    assert risk.locator("svg .mean").is_hidden() and risk.locator("svg .best:visible").count() == 1
+    assert risk.locator("tr.on th").inner_text() == "Hernia"
+    page.get_by_label("Label", exact=True).select_option("All labels")
+    assert risk.locator(".on").count() == 0
+
+
 def test_a_link_of_the_table_picks_its_label_and_can_be_sent_on(open_page):
     page = open_page()
     page.locator("#table tbody a", has_text="Hernia").click()

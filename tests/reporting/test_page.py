@@ -143,6 +143,9 @@ def test_many_labels_with_films_stay_below_two_megabytes(evaluated):
         name = f"Calcification of something {number}"
         for part in (report["label_figures"], report["worst"], report["reliability"], *report["confusion"].values()):
             part[name] = part["Effusion"]
+        for curves in (report["risk"]["curves"], report["risk"]["best_curves"]):
+            curves[name] = dict(zip(("coverage", "risk"), steps, strict=True))
+        report["risk"]["per_label"].append({**report["risk"]["per_label"][0], "label": name})
         for curves in report["curves"].values():
             curves["labels"][name] = {"x": steps[0], "y": steps[1]}
     films = {f"film {number}": "data:image/jpeg;base64," + "A" * 3000 for number in range(45 * 6)}  # as 88 px take

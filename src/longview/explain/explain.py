@@ -22,8 +22,11 @@ from longview.explain.results import ImageResults, MapEntry, Request, folder_nam
 from longview.outputs import make_folder, sha256
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from longview.explain.maps import Explainer
     from longview.inference import OpenModel
+    from longview.uncertainty.dropout import MonteCarlo
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ def explain(
     limit: int | None = None,
     weights: Path | None = None,
     device: str = "auto",
+    uncertainty: Literal["mc-dropout"] | None = None,
+    samples: int = 10,
 ) -> None:
     r"""Draw heat-maps: where in a film a label's score comes from, in the frame of the film itself.
 
@@ -87,6 +92,10 @@ def explain(
         limit: Only so many images (or studies).
         weights: Folder of torchxrayvision's weights; see `classify`.
         device: auto, cpu, cuda, cuda:1 or mps.
+        uncertainty: mc-dropout: how far samples of the network with its dropout on agree on a probability, in
+            metadata.json and as ± its standard deviation in headings; and on the map, place by place, in SD.npy and
+            SD.png (gradcam, gradcam++, hirescam, xgradcam, layercam).
+        samples: How many, at least 2.
     """
     # idle OpenMP threads that spin slow down each other; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -95,14 +104,17 @@ def explain(
     if limit is not None and limit < 1:
         raise InputError(f"--limit is {limit}; it must be at least 1")
     every = _work(input, study, views, studies, split)[:limit]
-    make_folder(output, output)
+    sampler = _sampler(samples) if uncertainty else None
     methods: list[Method] = list(dict.fromkeys(method or ["gradcam++"]))
     wishes = list(dict.fromkeys(labels or ["top-3"]))
     models = _open(model, weights, device)
     _check_labels(wishes, models)
+    if sampler:
+        _check_dropout(models)
+    make_folder(output, output)
     for each in models:
         logger.info("%s: %d labels, %d px, on %s", each.name, len(each.names), each.image_size, each.device)
-    _Run(models, methods, wishes, threshold, output).over(every)
+    _Run(models, methods, wishes, threshold, output, sampler).over(every)
 
 
 def _work(
@@ -130,6 +142,23 @@ def _open(names: Sequence[str], weights: Path | None, device: str) -> list[OpenM
     if not models:
         raise InputError("--model: give a checkpoint, or the name of a classifier")
     return models
+
+
+def _sampler(samples: int) -> MonteCarlo:
+    from longview.uncertainty.dropout import MonteCarlo
+
+    return MonteCarlo(samples)
+
+
+def _check_dropout(models: Sequence[OpenModel]) -> None:
+    """Refuse a model that drops nothing, by name."""
+    from longview.uncertainty.dropout import check
+
+    for model in models:
+        try:
+            check(model.network)
+        except InputError as error:
+            raise InputError(f"--uncertainty mc-dropout, {model.name}: {error}") from error
 
 
 def _top(wish: str) -> int | None:
@@ -169,6 +198,7 @@ class _Run:
     wishes: Sequence[str]
     threshold: float
     output: Path
+    sampler: MonteCarlo | None = None
     empty: Counter[str] = field(default_factory=Counter)
     """Maps without any evidence, by label, method and model."""
 
@@ -203,8 +233,9 @@ class _Run:
         """Explain one study; False where its results are there."""
         images = [_described(film) for film in study.films]
         ids = [film.image_id for film in study.films] if study.together else []
+        sampled = None if self.sampler is None else self.sampler.describe()
         requests = [
-            Request(model.name, model.sha256, method, list(self.wishes), ids)
+            Request(model.name, model.sha256, method, list(self.wishes), ids, sampled)
             for model in self.models
             for method in self.methods
         ]
@@ -221,38 +252,56 @@ class _Run:
                 for (each, image), whole in zip(pairs, wholes, strict=True)
             ]
             for model in self.models:
-                for entries, maps in self._maps(model, study, wholes, ids):
-                    for writer, entry, values in zip(writers, entries, maps, strict=True):
-                        writer.add(entry, values)
+                for entries, maps, spreads in self._maps(model, study, wholes, ids):
+                    for writer, entry, values, spread in zip(writers, entries, maps, spreads, strict=True):
+                        writer.add(entry, values, spread)
         return True
 
     def _maps(
         self, model: OpenModel, study: Study, wholes: Sequence[Any], ids: list[str]
-    ) -> Iterator[tuple[list[MapEntry], list[Any]]]:
-        """For each method and label, an entry and a map per film."""
+    ) -> Iterator[tuple[list[MapEntry], list[Any], list[Any]]]:
+        """For each method and label, an entry, a map and, where there are samples, their deviation per film."""
         import torch
 
-        from longview.explain.maps import Explainer, heat_map
+        from longview.explain.maps import Explainer, deviation, heat_map
 
         seen = [film.seen(model, whole) for film, whole in zip(study.films, wholes, strict=True)]
+        frames = [each.frame for each in seen]
         images = torch.stack([torch.from_numpy(each.pixels)[None] for each in seen]).to(model.device)
         view = torch.tensor([film.view for film in study.films])
         explainer = Explainer(model.network, images, view, model.name)
         probabilities = _probabilities(model, explainer, images, view)
         chosen = self._chosen(model, probabilities)
+        spread = self._spread(model, images, view) if chosen else []
         for method in self.methods:
             raw = explainer.raw(method, chosen) if chosen else ()
-            for place, values in zip(chosen, raw, strict=True):
-                found = heat_map(values, [each.frame for each in seen])
+            samples = explainer.samples(method, chosen, self.sampler) if self.sampler and chosen else None
+            for number, (place, values) in enumerate(zip(chosen, raw, strict=True)):
+                found = heat_map(values, frames)
                 name = model.names[place]
                 if found.empty:
                     self.empty[f"{name} by {method} of {model.name}"] += 1
                 entry = MapEntry(
                     model.name, name, method, explainer.layer(method), probabilities[place], model.sha256,
-                    study=ids, empty=found.empty,
+                    study=ids, empty=found.empty, uncertainty=spread[place] if spread else None,
                 )  # fmt: skip
                 shares = found.shares.tolist() if study.together else [None] * len(seen)
-                yield [replace(entry, view_share=share) for share in shares], found.maps
+                spreads: list[Any] = [None] * len(seen)
+                if samples is not None and not found.empty:  # else there is no scale to tell it on
+                    spreads = deviation(samples[:, number], frames, found.top)
+                yield [replace(entry, view_share=share) for share in shares], found.maps, spreads
+
+    def _spread(self, model: OpenModel, images: Tensor, view: Tensor) -> list[dict[str, float]]:
+        """For each label, what the study's samples say of its probability; empty where none are asked for."""
+        import torch
+
+        from longview.uncertainty.summary import MEASURES, Uncertainty
+
+        if self.sampler is None:
+            return []
+        samples = model.probabilities(images, torch.zeros(len(view), dtype=torch.int64), view, 1, self.sampler)
+        found = Uncertainty.of(samples[1:].numpy())
+        return [{name: float(getattr(found, name)[0, place]) for name in MEASURES} for place in range(len(model.names))]
 
     def _chosen(self, model: OpenModel, probabilities: Sequence[float]) -> list[int]:
         """Positions of the labels asked for, each once, in the order of the wishes."""

@@ -65,7 +65,7 @@ class Head:
         """How many versions of the study's features (V, C, h, w) to score in one pass."""
         return max(1, _VALUES // features.numel())
 
-    def gradients(self, features: Tensor, labels: Sequence[int]) -> Tensor:
+    def gradients(self, features: Tensor, labels: Sequence[int], *, closed: bool = True) -> Tensor:
         """Gradients (n, V, C, h, w) of n labels' logits with respect to the features.
 
         A linear head gives its weights, without any pass; they are one value per channel, seen at every place.
@@ -74,8 +74,9 @@ class Head:
         Args:
             features: (V, C, h, w).
             labels: Positions of n labels in the logits.
+            closed: Whether a linear head may answer by its weights: not where it drops some of what it is given.
         """
-        weights = self.weights()
+        weights = self.weights() if closed else None
         if weights is not None:
             each = weights[list(labels)] / features[:, 0].numel()  # (n, C), over the positions of all views
             return each[:, None, :, None, None].expand(-1, *features.shape)

@@ -18,6 +18,9 @@ from longview.explain import attention as attentions
 from longview.explain import cam as cams
 from longview.explain.heads import Head, features_of
 from longview.models.network import Network
+from longview.uncertainty.dropout import MonteCarlo
+from longview.uncertainty.masks import Masks
+from longview.uncertainty.sites import Sites
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +44,13 @@ class HeatMap:
             is 0.
         shares: (V,) share of each view in the evidence, at least 0; they sum to 1.
         empty: Whether there is no evidence anywhere: all maps are 0, and the shares are equal.
+        top: What the maps were divided by.
     """
 
     maps: list[FloatArray]
     shares: FloatArray
     empty: bool
+    top: float = 1.0
 
 
 class Explainer:
@@ -121,6 +126,25 @@ class Explainer:
                 maps = _BY_GRADIENT[method](self.features, self._gradient(labels))
         return maps
 
+    def samples(self, method: Method, labels: Sequence[int], sampler: MonteCarlo) -> Tensor | None:
+        """Maps (T, n, V, h, w) by the networks that Monte-Carlo dropout samples, of the features as they are.
+
+        They are the networks whose probabilities `sampler` gives. Dropout within the encoder does not count.
+
+        Returns:
+            None for a method that does not go by the gradients of the head.
+        """
+        if method not in _BY_GRADIENT:
+            return None
+        sites = Sites(Masks(sampler.samples, sampler.seed))
+        maps = []
+        with sites.within(self.network):
+            for number in range(sampler.samples):
+                sites.begin(torch.tensor(number, device=self.features.device))
+                gradients = self.head.gradients(self.features, labels, closed=False)
+                maps.append(_BY_GRADIENT[method](self.features, gradients))
+        return torch.stack(maps)
+
     def _gradient(self, labels: Sequence[int]) -> Tensor:
         """Gradients of the labels, kept for the next method."""
         if self._gradients is None or self._gradients[0] != tuple(labels):
@@ -145,7 +169,31 @@ def heat_map(raw: Tensor, frames: Sequence[Frame]) -> HeatMap:
         zeros = [np.zeros_like(film) for film in films]
         return HeatMap(zeros, np.full(len(films), 1 / len(films), np.float32), empty=True)
     mass = values.sum(axis=(1, 2), dtype=np.float64)
-    return HeatMap([np.clip(film / top, 0, 1) for film in films], (mass / mass.sum()).astype(np.float32), empty=False)
+    maps = [np.clip(film / top, 0, 1) for film in films]
+    return HeatMap(maps, (mass / mass.sum()).astype(np.float32), empty=False, top=top)
+
+
+def deviation(raw: Tensor, frames: Sequence[Frame], top: float) -> list[FloatArray]:
+    """How far a label's maps of several samples lie from each other, place by place.
+
+    Args:
+        raw: (T, V, h, w), of T samples; T of at least 2.
+        frames: V frames of the films.
+        top: What the label's heat-map was divided by (:class:`HeatMap`), so that both are on one scale.
+
+    Returns:
+        V float32 arrays (height, width): the standard deviation (divided by T), at least 0; above 1 where samples are
+        far hotter than the network itself.
+    """
+    values = np.nan_to_num(raw.detach().float().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0) / np.float32(top)
+    found = []
+    for view, frame in enumerate(frames):
+        mean = frame.to_original(values[:, view].mean(axis=0))  # resizing is linear
+        squares = np.zeros_like(mean)
+        for sample in values[:, view]:  # films are large: one at a time
+            squares += (frame.to_original(sample) - mean) ** 2
+        found.append(np.sqrt(squares / len(values)))
+    return found
 
 
 def mask_of(values: FloatArray, threshold: float) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,8 @@
         {model}_{label}_{method}_P1.png        the heat-map alone, in the film's size
         {model}_{label}_{method}_P1.npy        the heat-map itself: float32 (height, width), in [0, 1], no NaN
         {model}_{label}_{method}_P3.png        0 and 255: where the heat-map is at or above the threshold
+        {model}_{label}_{method}_SD.npy        standard deviation of the samples' heat-maps, on the scale of P1: float32
+        {model}_{label}_{method}_SD.png        (height, width), at least 0; and its picture, in the colours of P1
         comparison.png                         labels below each other, methods and models side by side
         metadata.json                          what each of them is
 
@@ -47,6 +49,7 @@ class Request:
         method: How the maps are made.
         labels: Labels, as they were asked for: names, `top-3`, `all`.
         study: Image ids of the study's views; empty for an image alone.
+        uncertainty: How the probabilities' spread is found (`method`, `samples`, `seed`); None: it is not.
     """
 
     model: str
@@ -54,6 +57,7 @@ class Request:
     method: str
     labels: list[str]
     study: list[str] = field(default_factory=list)
+    uncertainty: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ class MapEntry:
         view_share: Share of this view in the study's evidence for the label; None for an image alone.
         study: Image ids of the study's views; empty for an image alone.
         empty: Whether the map is 0 everywhere.
-        files: Names of the files `overlay`, `heatmap`, `map` and `mask` in the folder.
+        uncertainty: Of the probability, as :class:`longview.uncertainty.summary.Uncertainty` measures its samples:
+            `mean`, `variance`, `standard_deviation`, `predictive_entropy`, `mutual_information`; None: not asked for.
+        files: Names of the files `overlay`, `heatmap`, `map` and `mask` in the folder, and of `deviation` and
+            `deviation_picture`, where samples have maps of their own.
     """
 
     model: str
@@ -82,6 +89,7 @@ class MapEntry:
     view_share: float | None = None
     study: list[str] = field(default_factory=list)
     empty: bool = False
+    uncertainty: dict[str, float] | None = None
     files: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -154,14 +162,14 @@ class ImageResults:
 
         listed = {name for entry in self.maps.values() for name in entry.files.values()}
         kept = {key: entry for key, entry in self.maps.items() if stays(entry)}
-        studies = {(request.model, request.method): request.study for request in requests}
+        settings = {(request.model, request.method): (request.study, request.uncertainty) for request in requests}
         earlier = [
             request
             for request in self.requests
-            # maps of a film alone and within a study take each other's place
+            # maps of a film alone and within a study take each other's place, with and without uncertainty too
             if stays(request)
             and request not in requests
-            and studies.get((request.model, request.method), request.study) == request.study
+            and settings.get((request.model, request.method), own := (request.study, request.uncertainty)) == own
         ]
         with staged(self.folder) as aside:
             writer = _Writer(aside, film, threshold, kept)
@@ -178,9 +186,10 @@ class ImageResults:
         """Take over a map of an earlier run; its pictures are drawn anew where the threshold is another one."""
         try:
             values = np.load(self.folder / entry.files["map"])
+            deviation = np.load(self.folder / entry.files["deviation"]) if "deviation" in entry.files else None
         except (OSError, ValueError, KeyError):
             return  # removed by hand, and so no longer listed
-        writer.add(entry, values) if again else writer.take(entry, values)
+        writer.add(entry, values, deviation) if again else writer.take(entry, values)
 
 
 class _Writer:
@@ -195,8 +204,8 @@ class _Writer:
         self._small = np.asarray(overlay.fit(film, overlay.TILE, overlay.TILE), np.uint8)
         self._tiles: dict[tuple[str, str, str], Pixels] = {}
 
-    def add(self, entry: MapEntry, values: FloatArray) -> None:
-        """Write a map (height, width) and its pictures."""
+    def add(self, entry: MapEntry, values: FloatArray, deviation: FloatArray | None = None) -> None:
+        """Write a map (height, width), the deviation of its samples (height, width), and their pictures."""
         stem = "_".join(slug(part) or "x" for part in (entry.model, entry.label))
         stem += "_" + entry.method
         taken = {
@@ -215,6 +224,10 @@ class _Writer:
         self._png("heatmap", files, overlay.heat_picture(values))
         self._png("mask", files, (values >= self.threshold).astype(np.uint8) * 255)
         np.save(self.folder / files["map"], values.astype(np.float32))
+        if deviation is not None:
+            files |= {"deviation": f"{stem}_SD.npy", "deviation_picture": f"{stem}_SD.png"}
+            self._png("deviation_picture", files, overlay.heat_picture(deviation))
+            np.save(self.folder / files["deviation"], deviation.astype(np.float32))
         self.take(MapEntry(**asdict(entry) | {"files": files}), values)
 
     def take(self, entry: MapEntry, values: FloatArray) -> None:
@@ -257,8 +270,9 @@ class _Writer:
 
 
 def _told(entry: MapEntry) -> str:
-    """Probability, share of the view, and whether there is nothing to see, for headings."""
-    parts = [f"{entry.probability:.2f}"]
+    """Probability with its standard deviation, share of the view, and whether there is nothing to see, for headings."""
+    spread = f" ± {entry.uncertainty['standard_deviation']:.2f}" if entry.uncertainty else ""
+    parts = [f"{entry.probability:.2f}{spread}"]
     if entry.view_share is not None:
         parts.append(f"view's share {entry.view_share:.0%}")
     if entry.empty:

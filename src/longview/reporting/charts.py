@@ -20,6 +20,9 @@ _AXES: dict[Kind, tuple[str, str, str]] = {
 }
 _ENDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)  # where an axis of rare labels may end
 
+_RISKS = (1.2, 1.6, 2.0, 3.0)  # where an axis of relative risk may end
+_SETTLED = 0.1  # coverage from which a curve is more than the accidents of a few rows
+
 _ROW, _STRIP = 34, 300  # of the chart of groups: height of a row, width of a panel
 _NAMES = 92
 _LETTERS = 12  # of a group's name that fit before its row
@@ -71,6 +74,57 @@ def curve_chart(kind: Kind, report: Mapping[str, Any], order: Sequence[str]) -> 
     )
 
 
+def risk_chart(risk: Mapping[str, Any], order: Sequence[str], groups: Mapping[str, str]) -> str:
+    """Risk and coverage of all labels in one chart, each relative to its own risk at full coverage.
+
+    Args:
+        risk: What metrics.json says of it.
+        order: Labels that have parts of their own on the page.
+        groups: Label -> group.
+    """
+    whole = {"": risk["macro"]["aurc_random"]} | {row["label"]: row["aurc_random"] for row in risk["per_label"]}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name in ("", *order):
+        if whole.get(name):  # where all rows are right, nothing can be gained
+            lines[name] = _relative(risk["curves"][name], whole[name])
+    highest = max((y for points in lines.values() for x, y in points if x >= _SETTLED), default=1.0)
+    top = next((end for end in _RISKS if end >= highest), _RISKS[-1])
+
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        return "M" + " ".join(f"{_SIZE * x:.0f} {_SIZE * (1 - y / top):.1f}" for x, y in points)
+
+    random = f"M0 {_SIZE * (1 - 1 / top):.1f}H{_SIZE}"
+    inside = [_line(random, "chance")]
+    for name, points in lines.items():
+        best = path(_relative(risk["best_curves"][name], whole[name], 16))  # smooth
+        if not name:
+            inside.append(_line(best, "best whole"))
+            continue
+        number, style = order.index(name), f"curve {group_class(groups[name])}"
+        words = f"<title>{escape(name)}</title>"
+        inside.append(f'<path data-label="{number}" class="{style}" d="{path(points)}">{words}</path>')
+        inside.append(f'<path data-label="{number}" class="best one-label" d="{best}"/>')
+    if "" in lines:
+        inside.append(_line(path(lines[""]), "mean"))
+    width, height = _LEFT + _SIZE + _RIGHT, _TOP + _SIZE + _BOTTOM
+    return (
+        '<figure class="chart" data-kind="risk"><figcaption>Risk and coverage</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Risk and coverage of {len(order)} labels">'
+        f'<g transform="translate({_LEFT} {_TOP})">{_frame()}{_ticks(top, right=1.0)}'
+        f'<svg width="{_SIZE}" height="{_SIZE}" overflow="hidden">{"".join(inside)}</svg>'
+        f'<text class="axis" x="{_SIZE / 2}" y="{_SIZE + 33}" text-anchor="middle">coverage: share of rows kept</text>'
+        f'<text class="axis" transform="translate(-29 {_SIZE / 2}) rotate(-90)" text-anchor="middle">error of the rows '
+        "kept, relative to all</text></g></svg></figure>"
+    )
+
+
+def _relative(points: Mapping[str, Sequence[float]], whole: float, vertices: int = 40) -> list[tuple[float, float]]:
+    """Coverage and risk as a share of the risk of all rows, thinned to what a chart can show."""
+    pairs = [(x, y / whole) for x, y in zip(points["coverage"], points["risk"], strict=True)]
+    step = max(1, len(pairs) // vertices)
+    return pairs[(len(pairs) - 1) % step :: step]  # the last one is always there
+
+
 def small_chart(kind: Kind, number: int, name: str, group: str) -> str:
     """A label's curve by itself, which stands in the page once."""
     title = _AXES[kind][0]
@@ -91,14 +145,15 @@ def _line(path: str, style: str) -> str:
     return f'<path class="{style}" d="{path}"/>'
 
 
-def _ticks(top: float, style: str = "") -> str:
-    """Both axes from 0 to `top`, with grid lines."""
+def _ticks(top: float, style: str = "", right: float | None = None) -> str:
+    """Both axes from 0 to `top`, or that across from 0 to `right`, with grid lines."""
     parts = [f'<g class="ticks {style}">']
     for step in range(5):
         place, value = _SIZE * step / 4, f"{top * step / 4:.3g}"
+        across = value if right is None else f"{right * step / 4:.3g}"
         parts.append(f'<path class="grid" d="M{place:g} 0V{_SIZE}M0 {_SIZE - place:g}H{_SIZE}"/>')
         if step % 2 == 0:
-            parts.append(f'<text x="{place:g}" y="{_SIZE + 14}" text-anchor="middle">{value}</text>')
+            parts.append(f'<text x="{place:g}" y="{_SIZE + 14}" text-anchor="middle">{across}</text>')
             parts.append(f'<text x="-6" y="{_SIZE - place + 4:g}" text-anchor="end">{value}</text>')
     return "".join(parts) + "</g>"
 

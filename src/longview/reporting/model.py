@@ -35,6 +35,17 @@ def made_with(predictions: Path) -> dict[str, str] | None:
     return {"checkpoint": str(found.get(_CHECKPOINT) or ""), "sha256": str(found.get(MODEL) or "")}
 
 
+def model_of(checkpoint: Path | None, predictions: Path, labels: list[str]) -> dict[str, Any] | None:
+    """What is known of the model that predicted (:func:`read_model`); without a checkpoint, says which one to give."""
+    if checkpoint is not None:
+        return read_model(checkpoint, predictions, labels)
+    source = made_with(predictions)
+    if source and source["checkpoint"]:
+        logger.info("%s was made with %s; give --checkpoint %s for a model card",
+                    predictions, source["checkpoint"], source["checkpoint"])  # fmt: skip
+    return None
+
+
 def read_model(checkpoint: Path, predictions: Path, labels: list[str]) -> dict[str, Any]:
     """Describe a checkpoint, as metrics.json has it.
 

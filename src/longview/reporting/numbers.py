@@ -6,12 +6,14 @@ whoever reads the page, or a test, finds it in full precision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any, Literal
 
-Form = Literal["figure", "count", "percent", "plain"]
-"""How a number is written: three decimals, thousands apart, as a percentage, or with as few digits as it needs."""
+Form = Literal["figure", "count", "percent", "plain", "small"]
+"""How a number is written: three decimals, thousands apart, as a percentage, with as few digits as it needs, or with
+three digits after all zeros."""
 
 DASH = "\u2013"
 """Between the ends of an interval, and for a figure that is not defined."""
@@ -30,6 +32,8 @@ def written(value: float, form: Form = "figure") -> str:
         return f"{value:,.0f}"
     if form == "plain":
         return f"{value:g}"
+    if form == "small" and value != 0:
+        return f"{value:.{min(max(2 - math.floor(math.log10(abs(value))), 3), 8)}f}"
     if form == "percent":
         share = 100 * value
         return f"{share:.0f} %" if share >= 10 else f"{share:.1f} %" if share >= 1 or share == 0 else f"{share:.2f} %"
@@ -69,10 +73,10 @@ class Numbers:
             return NONE
         return f'<data value="{value:.6g}" data-at="{escape(pointer(*keys))}">{written(value, form)}</data>'
 
-    def with_interval(self, *keys: str | int) -> str:
+    def with_interval(self, *keys: str | int, form: Form = "figure") -> str:
         """A figure with its interval, by the place of both (`value`, `low`, `high`)."""
-        value = self.show(*keys, "value")
+        value = self.show(*keys, "value", form=form)
         if self.at(*keys, "low") is None:
             return value
-        ends = DASH.join(self.show(*keys, end) for end in ("low", "high"))
+        ends = DASH.join(self.show(*keys, end, form=form) for end in ("low", "high"))
         return f'{value} <span class="interval">({ends})</span>'

@@ -38,14 +38,17 @@
   const picker = document.getElementById("label-picker");
   if (!picker) return;
   const explorer = document.getElementById("labels");
+  const places = [explorer, document.getElementById("uncertainty")].filter(Boolean);
+  const within = (what) => places.flatMap((place) => [...place.querySelectorAll(what)]);
   const told = document.getElementById("picked");
   const hint = told.textContent;
   const cards = [...document.querySelectorAll("details.card")];
   const pick = (number) => {
     picker.value = number;
-    explorer.classList.toggle("one", number !== "");
-    for (const part of explorer.querySelectorAll("[data-label].on")) part.classList.remove("on");
-    for (const part of explorer.querySelectorAll(`svg [data-label="${number}"]`)) {
+    for (const place of places) place.classList.toggle("one", number !== "");
+    for (const part of within("[data-label].on")) part.classList.remove("on");
+    for (const row of within(`tr[data-label="${number}"]`)) row.classList.add("on");
+    for (const part of within(`svg [data-label="${number}"]`)) {
       part.classList.add("on");
       part.parentNode.append(part); // over the others
     }
@@ -69,7 +72,7 @@
       go(picker.options[(picker.selectedIndex + Number(step.dataset.step) + count) % count].value);
     });
   }
-  for (const curve of explorer.querySelectorAll(".curve[data-label]")) {
+  for (const curve of within(".curve[data-label]")) {
     curve.addEventListener("click", () => go(curve.dataset.label));
   }
   const fromAddress = () => {

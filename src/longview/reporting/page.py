@@ -11,7 +11,7 @@ import yaml
 
 from longview.reporting.labels import explorer
 from longview.reporting.numbers import Numbers
-from longview.reporting.sections import counts, groups, headline, hierarchy, label_table, subgroups
+from longview.reporting.sections import counts, groups, headline, hierarchy, label_table, subgroups, uncertainty
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """Content security policy: even a mistake here could load nothing from anywhere."""
@@ -36,6 +36,7 @@ def page(report: Mapping[str, Any], films: Mapping[str, str]) -> str:
         f'<section id="groups"><h2>Head, medium, tail</h2>{groups(numbers)}</section>',
         f'<section id="table"><h2>Labels</h2>{label_table(numbers, places)}</section>',
         explorer(numbers, order, {name: number for number, name in enumerate(films)}),
+        uncertainty(numbers, order),
         subgroups(numbers),
         hierarchy(numbers),
         _configuration(numbers),
@@ -73,6 +74,7 @@ def _subject(report: Mapping[str, Any]) -> str:
 
 def _contents(report: Mapping[str, Any]) -> str:
     items = [("groups", "Head, medium, tail"), ("table", "Labels"), ("labels", "Curves and worst errors")]
+    items += [("uncertainty", "Uncertainty")] * bool(report.get("risk"))
     items += [("subgroups", "Subgroups")] * bool(report["subgroups"])
     items += [("hierarchy", "Hierarchy")] * bool(report["hierarchy"])
     items.append(("configuration", "Configuration"))

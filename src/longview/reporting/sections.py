@@ -1,4 +1,4 @@
-"""Parts of the page: headline figures, groups, the table of labels, subgroups, hierarchy."""
+"""Parts of the page: headline figures, groups, the table of labels, uncertainty, subgroups, hierarchy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from longview.curves import GROUPS
-from longview.reporting.charts import group_chart, group_class, interval_mark
+from longview.reporting.charts import group_chart, group_class, interval_mark, risk_chart
 from longview.reporting.numbers import Form, Numbers
 from longview.score_report import PRESETS
 from longview.statistics.figures import FIXED
@@ -216,6 +216,61 @@ def _label_row(numbers: Numbers, index: int, columns: list[str], order: Mapping[
         cells.append(f"<td>{value}{interval_mark(entry, chance)}{below}</td>")
     cells += [f"<td>{numbers.show('per_label', index, figure)}</td>" for figure in columns]
     return f'<tr class="{style}"><th scope="row">{shown}</th>{"".join(cells)}</tr>'
+
+
+def uncertainty(numbers: Numbers, order: Sequence[str]) -> str:
+    """Risk and coverage: chart and table.
+
+    Args:
+        numbers: The figures.
+        order: Labels that have a part of their own on the page.
+    """
+    if not numbers.has("risk", "macro"):
+        return ""
+    found, groups = numbers.at("risk"), {row["label"]: row["group"] for row in numbers.at("per_label")}
+    places = {row["label"]: place for place, row in enumerate(found["per_label"])}
+    rows = [_risk_row(numbers, "mean over labels", "macro")]
+    for number, name in enumerate(order):
+        if name in places:
+            link = f'<a href="#label-{number}">{escape(name)}</a>'
+            row = _risk_row(numbers, link, "per_label", places[name])
+            rows.append(row.replace("<tr>", f'<tr data-label="{number}">', 1))
+    head = _head("label", "AURC", "random order", "excess AURC", "gain")
+    caption = (
+        "Squared error, averaged over all coverages (AURC), with intervals. Excess: above the best order, that of the "
+        "errors themselves. Gain: share of the way from random to best; 1 is best, 0 is random"
+    )
+    table = _table("Risk and coverage of each label", caption, head, rows, "wide")
+    items = [("var(--ink)", "", "mean over labels, or a label, the most certain rows first")]
+    items += [("var(--soft)", "dashes", "in a random order"), ("var(--soft)", "dots", "in the best order")]
+    words = "".join(f'<li style="--c:{colour}"><i class="{line}"></i>{text}</li>' for colour, line, text in items)
+    measure = escape(found["measure"].replace("_", " "))
+    chart = risk_chart(found, order, groups)
+    return (
+        '<section id="uncertainty"><h2>Uncertainty</h2><p class="lead">How much smaller the error is among the rows '
+        f"that are certain by their {measure}{_sampled(numbers)}, when others are left to somebody else. A click on a "
+        f'curve picks its label.</p><ul class="legend">{words}</ul><div class="doubt">{chart}'
+        f"<div>{table}</div></div></section>"
+    )
+
+
+def _risk_row(numbers: Numbers, name: str, *place: str | int) -> str:
+    keys = ("aurc_random", "excess_aurc")
+    cells = [numbers.with_interval("risk", *place, "interval", form="small")]
+    cells += [numbers.show("risk", *place, key, form="small") for key in keys]
+    cells.append(numbers.show("risk", *place, "gain"))
+    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _sampled(numbers: Numbers) -> str:
+    """What the uncertainty was made of, in parentheses; empty where it is not known."""
+    method = numbers.at("risk", "method")
+    title = {"mc-dropout": "Monte-Carlo dropout", "ensemble": "ensemble"}.get(method.get("method"), "")
+    parts = [title] if title else []
+    parts += [
+        f"{numbers.show('risk', 'method', key, form='count')} {key}" for key in ("samples", "members") if key in method
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def subgroups(numbers: Numbers) -> str:

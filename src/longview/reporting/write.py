@@ -20,6 +20,7 @@ from longview.reporting.card import model_card
 from longview.reporting.drawn import drawn
 from longview.reporting.model import is_phantom
 from longview.reporting.page import page
+from longview.reporting.risk import RISK, Risk
 from longview.reporting.worst import films, ids_of, worst
 from longview.score_report import Evaluation, curves_of, without_nan, write_tables
 
@@ -46,6 +47,7 @@ def write_report(
     thumbnails: bool = True,
     made_with: Mapping[str, str] | None = None,
     model: Mapping[str, Any] | None = None,
+    risk: Risk | None = None,
 ) -> None:
     """Write everything into a folder.
 
@@ -59,11 +61,14 @@ def write_report(
         thumbnails: Whether the page shows the store's films of the worst errors.
         made_with: What predictions say of their checkpoint (see :func:`longview.reporting.model.made_with`).
         model: A checkpoint's description (:func:`longview.reporting.model.read_model`); None: no model card.
+        risk: Risk and coverage, where the uncertainty is known.
     """
     curves = curves_of(result)
     found = diagrams(result.match.names, result.match.scores, result.match.targets)
     report = write_tables(result, files, folder, curves, preset)
     _plot(result, found, folder / RELIABILITY)
+    if risk is not None:
+        risk.plot(folder / RISK)
     errors = worst(result.match)
     report |= {
         "options": dict(options),
@@ -75,6 +80,7 @@ def write_report(
         "data": _counts(result),
         "phantom": store is not None and is_phantom(store),
         "worst": errors,
+        "risk": None if risk is None else risk.figures(),
         **drawn(result, curves, found),
     }
     text = as_json(report)
