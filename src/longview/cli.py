@@ -35,7 +35,15 @@ TOOLS: dict[str, tuple[str, str]] = {
     ),
     "labels": ("longview.label_report.labels", "list label sets; show one: prompts, hierarchy, counts, text heat-map"),
     "pseudo": ("longview.pseudo.pseudo", "fill what a store does not know with predictions, as a store without images"),
-    "evaluate": ("longview.evaluate.evaluate", "score predictions against truth: figures with intervals, plots"),
+    "classify": (
+        "longview.classify.classify",
+        "score films with checkpoints or published models, and say what is positive",
+    ),
+    "explain": ("longview.explain.explain.explain", "heat-maps of films and studies, by several methods and models"),
+    "evaluate": (
+        "longview.evaluate.evaluate",
+        "score predictions against truth: figures with intervals, plots, a page, a model card",
+    ),
     "compare": ("longview.compare.compare", "compare models on the same rows: differences, p-values, labels won"),
     "calibrate": (
         "longview.calibration.calibrate.calibrate",
@@ -55,6 +63,12 @@ TOOLS: dict[str, tuple[str, str]] = {
         "write a challenge's CSV and zip from predictions and its sample file",
     ),
     "tune": ("longview.tuning.tune.tune", "search for better settings of an experiment: short runs of fit, by Optuna"),
+    "serve": ("longview.serving.serve.serve", "an API and a page: studies to findings, heat-maps, boxes, doubt"),
+    "export": ("longview.exporting.export.export", "a model as ONNX, .pt2, safetensors, hub folder or timm encoder"),
+    "localize": (
+        "longview.localization.localize.localize",
+        "boxes from heat-maps, scored against true boxes; several models' maps as one",
+    ),
     "pipeline": ("longview.pipeline.pipeline", "noisy student from raw archives to submissions, by Snakemake"),
 }
 """Name -> (dotted function, one line for `--help`)."""

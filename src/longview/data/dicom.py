@@ -22,6 +22,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import ImplicitVRLittleEndian
 
 from longview import InputError
+from longview.data.film_bytes import FilmBytes
 from longview.data.intensity import robust_range, to_uint8
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _SQUARE = 0.01  # difference of the sides of a pixel, relative to the longer one
 _TABLE = 1 << 16  # grey values that a table can hold; 32-bit films are mapped pixel by pixel
 
 
-def read_dicom(path: Path, max_pixels: int) -> tuple[npt.NDArray[np.uint8], float | None]:
+def read_dicom(path: Path | FilmBytes, max_pixels: int) -> tuple[npt.NDArray[np.uint8], float | None]:
     """Read a single-frame radiograph.
 
     A VOI LUT goes before a window, and the first of several windows counts. Without either, 8-bit pixels are
@@ -45,7 +46,7 @@ def read_dicom(path: Path, max_pixels: int) -> tuple[npt.NDArray[np.uint8], floa
     MONOCHROME1 (white is low) is inverted, colour becomes grey, `PixelPaddingValue` becomes black.
 
     Args:
-        path: The file.
+        path: The file, on disk or in memory.
         max_pixels: Larger films are refused before they are decoded.
 
     Returns:
@@ -57,7 +58,8 @@ def read_dicom(path: Path, max_pixels: int) -> tuple[npt.NDArray[np.uint8], floa
         InputError: For no DICOM, no pixels, several frames, too large a film, or one that does not decode.
     """
     try:
-        dataset = pydicom.dcmread(path, force=True)
+        with path.open("rb") as file:
+            dataset = pydicom.dcmread(file, force=True)
     except _BROKEN as error:
         raise InputError(f"{path} cannot be read as DICOM: {_reason(error)}") from error
     _check(dataset, path, max_pixels)
@@ -80,7 +82,7 @@ def _reason(error: Exception) -> str:
     return " ".join(lines[:2]) or type(error).__name__
 
 
-def _check(dataset: Any, path: Path, max_pixels: int) -> None:
+def _check(dataset: Any, path: object, max_pixels: int) -> None:
     """Refuse what the header rules out; add the transfer syntax that files without a preamble lack."""
     rows, columns = dataset.get("Rows"), dataset.get("Columns")
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
@@ -128,7 +130,7 @@ def _colour(dataset: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _monochrome(dataset: Any, pixels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
+def _monochrome(dataset: Any, pixels: npt.NDArray[Any], path: object) -> npt.NDArray[np.uint8]:
     """Stored values to 8 bits, with air black."""
     padding = _padding(dataset, pixels)
     if pixels.dtype.kind in "iu" and int(pixels.max()) - int(pixels.min()) < _TABLE:
@@ -157,7 +159,7 @@ def _padding(dataset: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | 
     return mask if mask.any() and not mask.all() else None
 
 
-def _display(dataset: Any, values: npt.NDArray[Any], film: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
+def _display(dataset: Any, values: npt.NDArray[Any], film: npt.NDArray[Any], path: object) -> npt.NDArray[np.uint8]:
     """Map `values` (a table, or the pixels) to 8 bits by what the header says about the pixels `film`."""
     shares = _windowed(dataset, _modality(dataset, values))
     if shares is not None:

@@ -36,6 +36,7 @@ from PIL import Image as PillowImage
 from PIL import ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
 from longview import InputError
+from longview.data.film_bytes import FilmBytes
 from longview.data.intensity import stretch
 
 Resize = Literal["squash", "letterbox", "crop"]
@@ -77,12 +78,12 @@ class Image:
     spacing_mm: float | None = None
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS, min_size: int | None = None) -> Image:
+def read_image(path: Path | FilmBytes, max_pixels: int = MAX_PIXELS, min_size: int | None = None) -> Image:
     """Read a PNG, JPEG, TIFF, BMP or DICOM film.
 
     Args:
-        path: The file; what it is is told by its first bytes, not by its ending (`.dcm` and `.dicom` count only
-            for a file that begins like nothing known).
+        path: The file, on disk or in memory; what it is is told by its first bytes, not by its ending (`.dcm` and
+            `.dicom` count only for a file that begins like nothing known).
         max_pixels: Larger films are refused from their header, before anything is decoded (values above
             `MAX_PIXELS` count as that).
         min_size: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side does not
@@ -96,7 +97,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, min_size: int | None = 
             frames.
     """
     try:
-        mode = path.stat().st_mode
+        mode = path.stat().st_mode if isinstance(path, Path) else stat.S_IFREG
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe or a device may never end
             raise InputError(f"{path} is a pipe, socket or device, not a file")
         with path.open("rb") as file:
@@ -123,7 +124,7 @@ def _is_dicom(head: bytes, suffix: str) -> bool:
     return head.startswith(_DICOM_GROUPS) or suffix in {".dcm", ".dicom"}
 
 
-def _read_picture(path: Path, max_pixels: int, min_size: int | None) -> Image:
+def _read_picture(path: Path | FilmBytes, max_pixels: int, min_size: int | None) -> Image:
     try:
         # a stream and not a path: Pillow 13.0 maps uncompressed TIFFs into memory, and scrambles those whose
         # orientation is a quarter turn
@@ -159,7 +160,7 @@ def _read_picture(path: Path, max_pixels: int, min_size: int | None) -> Image:
         raise InputError(f"{path} cannot be decoded: {error or type(error).__name__}") from error
 
 
-def _check_size(path: Path, picture: ImageFile.ImageFile, max_pixels: int) -> None:
+def _check_size(path: Path | FilmBytes, picture: ImageFile.ImageFile, max_pixels: int) -> None:
     width, height = picture.size
     if width * height > max_pixels:
         raise InputError(f"{path} is {width} x {height} pixels, over the limit of {max_pixels:,}")
@@ -168,7 +169,7 @@ def _check_size(path: Path, picture: ImageFile.ImageFile, max_pixels: int) -> No
         raise InputError(f"{path} has {frames} frames or pages; a film has one: save the one you want")
 
 
-def _verify_png(path: Path) -> None:
+def _verify_png(path: Path | FilmBytes) -> None:
     """Check all checksums; decoding does not, and gives half a black film for one wrong byte."""
     with path.open("rb") as file, PillowImage.open(file, formats=("PNG",)) as picture:
         picture.verify()  # after that the picture is of no more use

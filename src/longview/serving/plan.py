@@ -1,0 +1,80 @@
+"""What a worker opens and serves. Light to import: torch comes with the first model that is opened."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longview import InputError
+from longview.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from longview.serving.served import Served
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each worker opens and serves; pickled, since workers are processes of their own.
+
+    Args:
+        checkpoints: The models.
+        calibrations: Their calibrations.
+        rule: Which thresholds.
+        threshold: Where there are none.
+        weights: Folder of published weights.
+        device: Where they run.
+        settings: Limits.
+        workers: Processes that share the cores.
+    """
+
+    checkpoints: tuple[str, ...]
+    calibrations: tuple[Path, ...]
+    rule: str | None
+    threshold: float
+    weights: Path | None
+    device: str
+    settings: Settings
+    workers: int = 1
+
+    def __call__(self) -> FastAPI:
+        """The application of one worker."""
+        if not logging.getLogger().handlers:
+            logging.basicConfig(level=logging.INFO, format="%(message)s")
+        from longview.serving.app import create_app
+
+        return create_app(self.open(), self.settings)
+
+    def open(self) -> list[Served]:
+        """Open the models.
+
+        Raises:
+            InputError: Where one cannot be opened, or a calibration fits none of them.
+        """
+        import torch
+
+        from longview.calibration.file import Calibration
+        from longview.inference import open_models
+        from longview.serving.served import Served, card_of
+
+        torch.set_num_threads(self.settings.cores)  # for the runtime of an .onnx file, which asks once
+        if self.rule and not self.calibrations:
+            raise InputError(f"--rule {self.rule} is one of a calibration's; give --calibration")
+        files = [Calibration.read(file) for file in self.calibrations]
+        opened = list(open_models(self.checkpoints, self.weights, self.device))
+        served = []
+        for checkpoint, model in opened:
+            fits = [file for file in files if file.model == model.sha256 or (file.model is None and len(opened) == 1)]
+            if len(fits) > 1:
+                raise InputError(f"--calibration: {fits[0].origin} and {fits[1].origin} are both of {model.name}")
+            files = [file for file in files if file not in fits]
+            rule = self.rule if fits else None
+            served.append(Served.of(model, fits[0] if fits else None, rule, self.threshold, card_of(checkpoint)))
+        if files:
+            names = ", ".join(model.name for _, model in opened)
+            raise InputError(f"--calibration {files[0].origin} was fitted on another model than {names}")
+        torch.set_num_threads(1)  # each film is encoded by one core, several films by several
+        return served

@@ -1,0 +1,234 @@
+"""The addresses of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from longview import VIEWS, __version__
+from longview.serving.answers import predict_answer, study_answer
+from longview.serving.docs_page import docs_page
+from longview.serving.forms import read_form
+from longview.serving.house import Asked, House
+from longview.serving.intake import as_png, from_base64, receive
+from longview.serving.problems import MEDIA_TYPE, ProblemError
+from longview.serving.schemas import (
+    PREVIEW_FORM,
+    PROBLEM,
+    STUDY_FORM,
+    ModelDescription,
+    Models,
+    PredictAnswer,
+    PredictRequest,
+    StudyAnswer,
+)
+from longview.serving.served import Served
+from longview.serving.wishes import Wish, chosen_models, label_places, method_of, study_wishes, views_of
+
+PAGE = Path(__file__).parent / "page"
+
+_SAMPLES = 10  # of /predict, by default
+_REFUSALS = (400, 401, 408, 413, 415, 422, 429, 503, 504)
+
+
+def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": PROBLEM}}}
+        for status in statuses
+    }
+
+
+def _body(kind: str, schema: Mapping[str, Any], curl: str) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}, "x-curl": curl}
+
+
+def router(house: House) -> APIRouter:
+    """The addresses, answered by a house."""
+    routes = APIRouter()
+    _add_models(routes, house)
+    _add_state(routes, house)
+    return routes
+
+
+def _add_models(routes: APIRouter, house: House) -> None:
+    @routes.post(
+        "/predict",
+        responses={200: {"model": PredictAnswer}, **_responses(*_REFUSALS)},
+        openapi_extra=_body(
+            "application/json",
+            PredictRequest.model_json_schema(),
+            'echo "{\\"cxr_base64\\": \\"$(base64 -w 0 film.png)\\"}" | \\\n'
+            "  curl -X POST http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d @-",
+        ),
+    )
+    async def predict(request: Request) -> Response:
+        """Score one film, with a heat-map of its own size for every label."""
+        if _type_of(request) != "application/json":
+            raise ProblemError(415, "Send application/json.")
+        body = await request.body()
+        return _json(await house.answered(request, partial(_predict, house, body), _predict_answer))
+
+    @routes.post(
+        "/v1/studies",
+        responses={200: {"model": StudyAnswer}, **_responses(*_REFUSALS)},
+        openapi_extra=_body(
+            "multipart/form-data",
+            STUDY_FORM,
+            "curl http://127.0.0.1:8000/v1/studies -F files=@pa.png -F files=@lateral.dcm -F views=PA,lateral",
+        ),
+    )
+    async def studies(request: Request) -> Response:
+        """Score the films of one study together."""
+        body = await request.body()
+        kind = request.headers.get("content-type", "")
+        return _json(await house.answered(request, partial(_study, house, body, kind), study_answer))
+
+    @routes.post(
+        "/v1/preview",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
+            **_responses(*_REFUSALS),
+        },
+        openapi_extra=_body(
+            "multipart/form-data", PREVIEW_FORM, "curl http://127.0.0.1:8000/v1/preview -F file=@film.dcm -o film.png"
+        ),
+    )
+    async def preview(request: Request) -> Response:
+        """A film as the models see it, windowed, as 8-bit PNG of its own size."""
+        body = await request.body()
+        kind = request.headers.get("content-type", "")
+        return Response(await house.within(request, partial(_preview, house, body, kind)), media_type="image/png")
+
+    @routes.get("/v1/model", responses={200: {"model": Models}, **_responses(401)})
+    async def model() -> Response:
+        """The loaded models: labels, hashes, calibration, what they can do, and their cards."""
+        return _json(described.model_dump_json().encode())
+
+    described = Models(
+        models=[describe(served) for served in house.models],
+        max_views=house.settings.max_views,
+        max_upload_mb=house.settings.max_upload_mb,
+    )
+
+
+def _add_state(routes: APIRouter, house: House) -> None:
+    @routes.get("/healthz", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
+    async def healthz() -> Response:
+        """Whether the process answers."""
+        return Response("ok\n", media_type="text/plain")
+
+    @routes.get("/readyz", responses={200: {"content": {"text/plain": {}}}, **_responses(503)}, response_class=Response)
+    async def readyz() -> Response:
+        """Whether the models take films."""
+        if not house.ready:
+            raise ProblemError(503, "The server is stopping.", retry_after=5)
+        return Response("ready\n", media_type="text/plain")
+
+    @routes.get(
+        "/metrics", responses={200: {"content": {"text/plain": {}}}, **_responses(401)}, response_class=Response
+    )
+    async def metrics() -> Response:
+        """Counts of this worker, for Prometheus."""
+        return Response(house.metrics.text(), headers={"Content-Type": house.metrics.content_type})
+
+    @routes.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(docs_page(request.app.openapi()))
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", media_type="text/html")
+
+
+def describe(served: Served) -> ModelDescription:
+    """What `GET /v1/model` says of a model."""
+    model = served.model
+    fusion = getattr(model.network, "fusion", None)
+    together = fusion is not None and type(fusion).__name__ != "MeanFusion"
+    return ModelDescription(
+        name=model.name,
+        sha256=model.sha256,
+        labels=model.names,
+        image_size=model.image_size,
+        level="study" if together else "image",
+        calibration=served.described(),
+        methods=list(served.methods),
+        samples=served.samples,
+        thresholds=dict(served.thresholds),
+        card=served.card,
+        version=__version__,
+    )
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json")
+
+
+def _type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _predict_answer(*given: Any) -> dict[str, Any]:
+    wishes, scores, drawing = given
+    return predict_answer(wishes[0], scores[0], drawing)
+
+
+def _predict(house: House, body: bytes) -> Asked:
+    try:
+        asked = PredictRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error) from error
+    served = chosen_models([asked.model] if asked.model else [], house.models)[0]
+    if asked.samples == 1:
+        raise ProblemError(422, "samples: one sample has no spread; give 0, or 2 and more.")
+    if asked.samples and not served.samples:
+        raise ProblemError(422, f"samples: {served.name} has no dropout to sample; leave it at 0.")
+    samples = (_SAMPLES if served.samples else 0) if asked.samples is None else asked.samples
+    wish = Wish(
+        served,
+        label_places(asked.labels or [], served, strict=True),
+        method_of(asked.method or "", served, strict=True) if asked.heatmaps else None,
+        samples,
+        asked.heatmaps,
+    )
+    film = receive(from_base64(asked.cxr_base64), 1, VIEWS.index(asked.view), house.settings)
+    return [wish], [film]
+
+
+def _invalid(error: ValidationError) -> ProblemError:
+    """What is wrong with a JSON body, without quoting it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return ProblemError(400, "The body is no JSON.")
+    known = [str(part) for part in first["loc"] if part in PredictRequest.model_fields]
+    return ProblemError(422, f"{'.'.join(known) or 'The body'}: {first['msg']}.")
+
+
+def _study(house: House, body: bytes, kind: str) -> Asked:
+    form = read_form(body, kind, house.settings.max_views)
+    contents = [content for name, content in form.files if name in {"files", "files[]", "file"}]
+    if not contents:
+        raise ProblemError(422, "files: send at least one film.")
+    wishes = study_wishes(form.fields, house.models, len(contents))
+    views = views_of(form.fields.get("views"), len(contents))
+    films = [
+        receive(content, number, view, house.settings)
+        for number, (content, view) in enumerate(zip(contents, views, strict=True), 1)
+    ]
+    return wishes, films
+
+
+def _preview(house: House, body: bytes, kind: str) -> bytes:
+    form = read_form(body, kind, 1)
+    if not form.files:
+        raise ProblemError(422, "file: send one film.")
+    return as_png(receive(form.files[0][1], 1, VIEWS.index("unknown"), house.settings).pixels)
