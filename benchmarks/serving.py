@@ -41,6 +41,7 @@ from longview.labels import Label, LabelSet
 from longview.models.decoder import LinearDecoder
 from longview.models.encoder import Encoder
 from longview.models.network import StudyNetwork
+from longview.serving.memory import keep_memory
 from longview.serving.plan import Plan
 from longview.serving.serve import _listening, _run
 from longview.serving.served import Served
@@ -49,7 +50,8 @@ from longview.serving.settings import Settings
 
 class Random(Plan):
     def open(self):
-        torch.set_num_threads(1)
+        keep_memory()
+        torch.set_num_threads(self.settings.cores)
         labels = LabelSet("random", tuple(Label(f"Finding {number}") for number in range(14)))
         network = StudyNetwork(Encoder("mobilenetv3_large_100"), LinearDecoder(dropout=0.2))
         network.build(labels, 224)
@@ -85,7 +87,7 @@ def main() -> None:
     parser.add_argument("--heatmaps", action="store_true")
     parser.add_argument("--samples", type=int, default=0)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="films encoded side by side")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="threads of the network")
     parser.add_argument("--port", type=int, default=8765)
     given = parser.parse_args()
     film = np.random.default_rng(0).integers(0, 256, (given.size, given.size), np.uint8)

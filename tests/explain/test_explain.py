@@ -224,7 +224,7 @@ def test_an_interrupted_run_leaves_no_half_results(film, tmp_path, monkeypatch):
     def broken(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("longview.explain.maps.heat_map", broken)
+    monkeypatch.setattr("longview.explain.running.heat_map", broken)
     with pytest.raises(KeyboardInterrupt):
         verb.explain(["linear"], output, input=film, labels=["all"])
     assert stamps(output / "film 1") == before

@@ -71,7 +71,7 @@ class House:
         self._pool = ThreadPoolExecutor(self.settings.decoders, "longview-films")
         self._batchers = {
             served.name: Batcher(
-                Scorer(served, self.settings.cores),
+                Scorer(served),
                 self.settings.batch,
                 self.settings.wait_ms / 1000,
                 lambda: self.gate.inside,

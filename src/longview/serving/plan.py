@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longview import InputError
+from longview.serving.memory import keep_memory
 from longview.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Plan:
         from longview.inference import open_models
         from longview.serving.served import Served, card_of
 
-        torch.set_num_threads(self.settings.cores)  # for the runtime of an .onnx file, which asks once
+        keep_memory()
+        torch.set_num_threads(self.settings.cores)
         if self.rule and not self.calibrations:
             raise InputError(f"--rule {self.rule} is one of a calibration's; give --calibration")
         files = [Calibration.read(file) for file in self.calibrations]
@@ -76,5 +78,4 @@ class Plan:
         if files:
             names = ", ".join(model.name for _, model in opened)
             raise InputError(f"--calibration {files[0].origin} was fitted on another model than {names}")
-        torch.set_num_threads(1)  # each film is encoded by one core, several films by several
         return served

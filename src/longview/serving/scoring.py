@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,18 +61,14 @@ class Scorer:
 
     Args:
         served: The model.
-        cores: How many films a CPU encodes side by side. There a film per core is faster than a batch over all cores:
-            operations on one film are too small to share, and those on many do not fit the caches.
         seed: Of Monte-Carlo dropout: the same study has the same samples every time.
     """
 
-    def __init__(self, served: Served, cores: int = 1, seed: int = 0) -> None:
+    def __init__(self, served: Served, seed: int = 0) -> None:
         self.served = served
         self._model = served.model
         self._shared = encodes(served.model.network) and served.model.averaging.is_off
         self._seed = seed
-        on_cpu = served.model.device.type == "cpu"
-        self._pool = ThreadPoolExecutor(cores, "longview-encode") if on_cpu and cores > 1 else None
         self._samplers: dict[int, MonteCarlo] = {}  # they keep their masks
 
     def __call__(self, studies: Sequence[Study]) -> list[Scores]:
@@ -84,7 +79,7 @@ class Scorer:
             counts = [len(study.images) for study in studies]
             row = torch.arange(len(studies)).repeat_interleave(torch.tensor(counts)).to(images.device)
             view = torch.cat([study.view for study in studies]).to(images.device)
-            features = self._encode(images) if self._shared else None
+            features = self._model.network.encode(images) if self._shared else None
             probabilities = self._probabilities(images, row, view, len(studies), features)
             starts = np.cumsum([0, *counts]).tolist()
             found = []
@@ -96,18 +91,6 @@ class Scorer:
                 found.append((samples, maps))
         seconds = time.perf_counter() - started
         return [Scores(probabilities[place], *each, seconds) for place, each in enumerate(found)]
-
-    def _encode(self, images: Tensor) -> Tensor:
-        """Features (N, C, h, w)."""
-        encode = self._model.network.encode
-        if self._pool is None or len(images) == 1:
-            return encode(images)
-
-        def one(image: Tensor) -> Tensor:
-            with torch.no_grad():  # a thread has its own
-                return encode(image)
-
-        return torch.cat(list(self._pool.map(one, torch.split(images, 1))))
 
     def _probabilities(
         self, images: Tensor, row: Tensor, view: Tensor, studies: int, features: Tensor | None

@@ -54,7 +54,7 @@ def serve(
     Requests that wait are scored together, up to --batch films; what comes beyond --queue waiting ones is refused with
     429. Films are decoded in memory, from a header that was checked first; nothing of them is written, logged or sent
     back. SIGTERM ends the server when what it took is answered. Workers share nothing but the port, so each loads the
-    models, takes its share of the cores, a film per core, and counts for itself in /metrics.
+    models, takes its share of the cores and counts for itself in /metrics.
 
     There is no TLS: put a proxy before it that has, and a --token-file, when others than this machine may ask.
 
@@ -67,7 +67,7 @@ def serve(
         host: Address to listen at; 0.0.0.0: every one of this machine.
         port: Port to listen at; 0: any that is free.
         workers: Processes.
-        cores: Films that a worker encodes side by side on a CPU; its share of the cores by default.
+        cores: CPU threads of a worker's networks; its share of the cores by default.
         token_file: File with the token that clients must send as `Authorization: Bearer TOKEN`.
         allow_origin: Web origins (https://host) whose pages may use the API; none by default.
         max_upload_mb: Largest request, in MB of films.

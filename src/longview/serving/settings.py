@@ -25,7 +25,7 @@ class Settings:
         wait_ms: How long a pass waits for requests that are on their way, in milliseconds.
         timeout: Seconds for a request, its body included.
         decoders: Threads that decode films and draw heat-maps.
-        cores: Films that a CPU encodes side by side.
+        cores: Threads of the networks on a CPU.
         token: What clients must show as bearer token; None: nothing.
         allow_origin: Web origins whose pages may ask (CORS); none by default.
 
