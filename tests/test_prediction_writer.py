@@ -12,7 +12,7 @@ from longview.calibration.file import CALIBRATION, CalibratedLabel, Calibration,
 from longview.cli import main
 from longview.labels import Label, LabelSet
 from longview.outputs import sha256
-from longview.prediction_writer import calibrated
+from longview.prediction_writer import PredictionWriter, calibrated
 from longview.predictions import MODEL, TEST_TIME, read_predictions
 from runs import NAMES, fit, predict
 
@@ -136,3 +136,19 @@ def test_a_task_that_predicts_consistently_does_so_after_calibration_too():
     assert result["Opacity"].tolist() == pytest.approx([0.5, raw["Opacity"][1]])
     assert result["Mass"].tolist() == raw["Mass"].tolist()
     assert result.attrs[CALIBRATION] == raw.attrs[CALIBRATION]
+
+
+@pytest.mark.parametrize("fitted", [None, {"flip": True}])
+@pytest.mark.parametrize("flip", [False, True])
+def test_prediction_that_averages_otherwise_than_the_calibrations_is_warned_of_before_it_begins(
+    tmp_path, caplog, fitted, flip
+):
+    calibration = Calibration("platt", maps(), None, {"test_time": fitted}, "c.json")
+    tta = SimpleNamespace(is_off=not flip, describe=lambda: {"flip": True})
+    flat = LabelSet("flat", [Label(name) for name in NAMES])
+    task = SimpleNamespace(predicted_names=NAMES, tta=tta, asked=flat, labels=flat, consistent=False)
+    PredictionWriter(tmp_path / "p.parquet", calibration).check(task, tmp_path / "best.ckpt")
+    table = pd.DataFrame({"study_id": ["a"], **dict.fromkeys(NAMES, 0.5)})
+    table.attrs = {MODEL: "a" * 64} | ({TEST_TIME: {"flip": True}} if flip else {})
+    calibrated(table, calibration, task)
+    assert caplog.text.count("c.json was fitted on predictions") == (bool(fitted) != flip)

@@ -255,3 +255,40 @@ def test_an_isotonic_calibration_is_said_to_make_ties(run, tmp_path, caplog):
     Calibration("isotonic", labels).write(tmp_path / "c.json")
     run(predictions(), template("2024"), calibration=tmp_path / "c.json")
     assert "makes ties" in caplog.text
+
+
+@pytest.mark.parametrize("option", ["predictions", "template", "manifest", "labels", "calibration", "code"])
+@pytest.mark.parametrize("ending", ["csv", "zip"])
+def test_a_file_that_is_read_is_never_written(tmp_path, option, ending):
+    predictions().to_csv(tmp_path / "p.csv", index=False)
+    template("2024").to_csv(tmp_path / "sample.csv", index=False)
+    (tmp_path / f"mine.{ending}").write_text("image_id,study_id\n")
+    files = {"predictions": tmp_path / "p.csv", "template": tmp_path / "sample.csv"}
+    files[option] = tmp_path / "sub" / ".." / f"mine.{ending}"
+    (tmp_path / "sub").mkdir()
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.*")}
+    with pytest.raises(InputError, match=rf"--output would write .*mine\.{ending}, which --{option} reads"):
+        submit(output=tmp_path, name="mine", **files)
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "zip"])
+def test_a_file_that_no_earlier_run_wrote_is_refused(run, tmp_path, ending):
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / f"submission.{ending}"
+    mine.write_text("dicom_id,Mass\n")
+    with pytest.raises(InputError, match=rf"would replace .*submission\.{ending}, which no earlier `submit` wrote"):
+        run(predictions(), template("2024"))
+    assert mine.read_text() == "dicom_id,Mass\n"
+    with zipfile.ZipFile(tmp_path / "out" / "submission.zip", "w") as archive:  # of someone else
+        archive.writestr("submission.csv", "dicom_id,Mass\n")
+    with pytest.raises(InputError, match="which no earlier"):
+        run(predictions(), template("2024"))
+
+
+def test_a_folder_with_brackets_is_no_markup(tmp_path, capsys):
+    predictions().to_csv(tmp_path / "p.csv", index=False)
+    template("2024").to_csv(tmp_path / "sample.csv", index=False)
+    submit(tmp_path / "p.csv", tmp_path / "sample.csv", tmp_path / "[" / "b]")
+    submit(template=tmp_path / "sample.csv", check=tmp_path / "[" / "b]" / "submission.zip")
+    assert capsys.readouterr().out.count("[/b]/submission") == 2

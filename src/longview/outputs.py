@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,28 @@ def make_folder(folder: Path, output: Path) -> None:
 
 def _file_in_the_way(folder: Path) -> Path:
     return next((path for path in (folder, *folder.parents) if path.exists()), folder)
+
+
+def keep_apart(written: Sequence[tuple[str, Path]], read: Sequence[tuple[str, Path | None]]) -> None:
+    """Refuse to write a file over one that is read, or two files to one place; only before anything is written.
+
+    Args:
+        written: Option and file, for each file that will be written.
+        read: Option and file, for each that is read; a folder that `prepare` wrote stands for its table. None where
+            the option is not given.
+
+    Raises:
+        InputError: Naming both options and the file.
+    """
+    taken: dict[Path, str] = {}
+    for option, file in read:
+        if file is not None:
+            taken.setdefault((file / "manifest.parquet" if file.is_dir() else file).resolve(), f"{option} reads")
+    for option, file in written:
+        place = file.resolve()
+        if place in taken:
+            raise InputError(f"{option} would write {file}, which {taken[place]}; give {option} another name or folder")
+        taken[place] = f"{option} writes"
 
 
 @contextmanager

@@ -53,7 +53,8 @@ class PredictionWriter(Callback):
         if self.calibration is None:
             return
         model = sha256(checkpoint) if checkpoint.is_file() else None
-        self.calibration.check(task.predicted_names, model, f"the prediction by {checkpoint}")
+        test_time = None if task.tta.is_off else task.tta.describe()
+        self.calibration.check(task.predicted_names, model, f"the prediction by {checkpoint}", test_time)
         if self.calibration.method == "isotonic":
             log.warning("%s is isotonic and makes ties: average precision may change", self.calibration.origin)
         if self.output.suffix == ".csv":
@@ -139,7 +140,7 @@ def calibrated(table: pd.DataFrame, calibration: Calibration, task: Classificati
     Returns:
         Float64 probabilities; the table's attributes name model and calibration.
     """
-    result = calibration.apply(table)
+    result = calibration.apply(table, checked=True)
     names = task.predicted_names
     edges = task.asked.edges_among(names) if task.asked.hierarchy else task.labels.edges_among(names)
     if task.consistent and edges:

@@ -21,7 +21,7 @@ from longview.challenges.tasks import Task, task_of, wanted_columns
 from longview.data.manifest import Manifest, read_table
 from longview.joining import columns_of, identify, join_keys, label_candidates, some, text_columns
 from longview.labels import Label, LabelSet
-from longview.outputs import staged
+from longview.outputs import keep_apart, staged
 from longview.predictions import labels_of, read_predictions
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def submit(
     Args:
         predictions: Table that `predict` wrote, per image or per study; it may hold more images and labels.
         template: The challenge's .csv (image ids, then one column per label), or a store.
-        output: Folder for NAME.csv and NAME.zip.
+        output: Folder for NAME.csv and NAME.zip. Those of an earlier submission are replaced; other files are not.
         task: cxr-lt-2023, cxr-lt-2024-task1, -task2 or -task3, cxr-lt-2026-task1 or -task2.
         check: A .zip or .csv to check; nothing is written.
         manifest: Store, or table with image_id and study_id, that tells the study of each image.
@@ -104,6 +104,12 @@ def submit(
         raise InputError("submit needs --predictions TABLE and --output FOLDER (or --check FILE)")
     if not name or name != Path(name).name:
         raise InputError(f"--name {name!r} is no file name; give one without folders, and the folder with --output")
+    keep_apart(
+        [("--output", output / f"{name}.csv"), ("--output", output / f"{name}.zip")],
+        [("--predictions", predictions), ("--template", template), ("--manifest", manifest), ("--labels", labels),
+         ("--calibration", calibration), ("--code", code)],
+    )  # fmt: skip
+    _refuse_foreign(output, name)
     if labels is None and chosen is not None:
         labels = Path(chosen.label_set)
     table = read_predictions(predictions)
@@ -122,7 +128,29 @@ def submit(
         result.to_csv(file, index=False)
         write_zip(file.with_suffix(".zip"), file, code)
     message = f"{len(result):,} images x {len(columns)} labels: {output / name}.csv and .zip"
-    Console().print(message, soft_wrap=True)
+    Console().print(message, soft_wrap=True, markup=False)
+
+
+def _refuse_foreign(output: Path, name: str) -> None:
+    """Refuse to replace files that no earlier run wrote: those beside which, or in which, no zip of ours is.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    archive = output / f"{name}.zip"
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            dates = {item.filename: item.date_time for item in opened.infolist()}
+    except (OSError, zipfile.BadZipFile):
+        dates = {}
+    if dates.get(f"{name}.csv") == _ZIP_DATE:
+        return
+    for file in (output / f"{name}.csv", archive):
+        if file.exists():
+            raise InputError(
+                f"--output {output} would replace {file}, which no earlier `submit` wrote; move it away, or give "
+                f"another --output or --name"
+            )
 
 
 def wanted(template: Path, split: str, task: Task | None = None) -> tuple[Wanted, pd.DataFrame]:
@@ -178,7 +206,8 @@ def _check(file: Path, form: Wanted) -> None:
     if found.faults:
         listed = "".join(f"\n  {number}. {fault}" for number, fault in enumerate(found.faults, 1))
         raise InputError(f"{file} has {len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}:{listed}")
-    Console().print(f"{file}: {len(form.images):,} images x {len(form.labels)} labels, no fault found", soft_wrap=True)
+    message = f"{file}: {len(form.images):,} images x {len(form.labels)} labels, no fault found"
+    Console().print(message, soft_wrap=True, markup=False)
 
 
 def read_template(template: Path, split: str) -> pd.DataFrame:

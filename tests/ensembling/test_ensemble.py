@@ -12,7 +12,7 @@ from longview import InputError
 from longview.cli import main
 from longview.ensembling.combining import combine, from_scale, to_scale
 from longview.ensembling.ensemble import ensemble
-from longview.ensembling.selection import select
+from longview.ensembling.selection import Selected, select
 from longview.ensembling.views import parse_weights
 from longview.predictions import MODEL, TEST_TIME, read_predictions
 
@@ -302,3 +302,66 @@ def test_mistakes_on_the_command_line_are_named(files, tmp_path, capsys):
             main(["ensemble", "--predictions", *words, "--output", str(tmp_path / "o.parquet")])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("sub/../a.parquet", {}, r"--output would write .*a\.parquet, which --predictions reads"),
+        ("v.parquet", {"fit": ["v.parquet", "w.parquet"], "truth": "truth.parquet"}, "which --fit reads"),
+        ("truth.parquet", {"fit": ["v.parquet", "w.parquet"], "truth": "truth.parquet"}, "which --truth reads"),
+        ("old.parquet", {"weights": "old.json"}, r"would write .*old\.json, which --weights reads"),
+        ("c.parquet", {}, r"would replace .*c\.json, which no earlier `ensemble` wrote"),
+    ],
+)
+def test_files_that_are_read_or_of_others_are_never_written(files, tmp_path, output, options, message):
+    paths = files(table(0), table(1))
+    files(table(0), table(1), start="v")
+    truth(tmp_path, table(), (table(7)[LABELS] > 0.5).astype(float), split="val")
+    ensemble(paths, tmp_path / "old.parquet")
+    (tmp_path / "c.json").write_text('{"calibration": 1, "method": "platt", "labels": {}}')
+    (tmp_path / "sub").mkdir()
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.*")}
+    given = {
+        key: [tmp_path / name for name in value] if key == "fit" else tmp_path / value for key, value in options.items()
+    }
+    if "weights" in given:
+        given["weights"] = str(given["weights"])
+    with pytest.raises(InputError, match=message):
+        ensemble(paths, tmp_path / output, **given)
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.*")} == before
+    ensemble(paths, tmp_path / "old.parquet", weights="1,2")  # one's own is replaced
+    assert json.loads((tmp_path / "old.json").read_text())["weights"] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_weights_that_are_worse_on_held_out_patients_say_what_to_do(files, tmp_path, caplog, capsys, monkeypatch):
+    paths = files(table(0), table(1))
+    known = truth(tmp_path, table(), (table(7)[LABELS] > 0.5).astype(float), split="val")
+    worse = {"members": [0.5, 0.5], "uniform": 0.6, "fitted": 0.7, "held_out": 0.55}
+    weights = np.full((2, 3), 0.5)
+    monkeypatch.setattr(
+        "longview.ensembling.ensemble.select", lambda *_, **__: Selected(LABELS, weights, weights[:, 0], [], worse, 30)
+    )
+    ensemble(paths, tmp_path / "[" / "b].parquet", fit=files(table(0), table(1), start="v"), truth=known)
+    assert "worse than the plain mean (macro AP 0.5500 against 0.6000)" in caplog.text
+    assert "run the same command without --fit" in caplog.text
+    assert "[/b].parquet" in capsys.readouterr().out
+
+
+def test_one_fold_is_refused_and_without_folds_no_held_out_figure_is_told(files, tmp_path, capsys):
+    paths = files(table(0), table(1))
+    known = truth(tmp_path, table(), (table(7)[LABELS] > 0.5).astype(float), split="val")
+    options = {"fit": files(table(0), table(1), start="v"), "truth": known}
+    with pytest.raises(InputError, match="--folds 1"):
+        ensemble(paths, tmp_path / "out.parquet", folds=1, **options)
+    ensemble(paths, tmp_path / "out.parquet", folds=0, **options)
+    out = capsys.readouterr().out
+    assert "macro AP on 30 validation rows" in out and "nan" not in out
+
+
+def test_folds_that_are_no_patients_are_told_of(files, tmp_path, caplog):
+    ids = ["patient_id", "study_id"]
+    tables = [table(seed).drop(columns=ids) for seed in (0, 1)]
+    known = truth(tmp_path, table().drop(columns=ids), (table(7)[LABELS] > 0.5).astype(float), split="val")
+    ensemble(files(*tables), tmp_path / "out.parquet", fit=files(*tables, start="v"), truth=known, folds=2)
+    assert "folds are of images" in caplog.text

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +14,24 @@ import pandas as pd
 from rich.console import Console
 
 from longview import InputError
-from longview.calibration.file import (
-    CALIBRATION,
-    attributes_of,
-)
+from longview.calibration.file import CALIBRATION, attributes_of, is_calibration
 from longview.calibration.fitting import Fit, Known, Method, fit
 from longview.calibration.reliability import plot_reliability
 from longview.calibration.report import per_label_rows, report_table
 from longview.calibration.thresholds import Rule, parse_rules
+from longview.data.manifest import read_table
 from longview.evaluate import with_derived
 from longview.joining import columns_of, join_keys
 from longview.labels import LabelSet
-from longview.outputs import make_folder, sha256
-from longview.predictions import MODEL, labels_of, read_predictions, write_predictions
-from longview.truth import Truth, match
+from longview.outputs import keep_apart, make_folder, sha256
+from longview.predictions import MODEL, TEST_TIME, labels_of, read_predictions, write_predictions
+from longview.truth import PLURAL, Truth, match
 
 logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
+
+_HEAD = b"label,positives,negatives,soft,unknown,pooled"  # of the table that stands beside the file
 
 
 def calibrate(
@@ -56,12 +57,14 @@ def calibrate(
     AUROC and average precision. The others change neither.
 
     Only rows of --split are used, joined by id and by label name; unknown (empty) truth is masked, soft truth counts
-    as it is. Labels with fewer than --minimum positives or negatives get the temperature of all labels, and one
-    threshold for all such labels, and are named. What a calibration is worth is told by held-out patients: each
-    fold's rows are calibrated by a fit on the others.
+    as it is. Labels with fewer than --minimum positives or negatives get the temperature of all labels (which every
+    label has with --method temperature), and one threshold for all such labels; they have a star, and are named under
+    `pooled` and `pooled_thresholds`. What a calibration is worth is told by held-out patients: each fold's rows are
+    calibrated by a fit on the others. Patients are the truth's, else the predictions'; else studies take their place.
 
     Writes calibration.json (which `submit --calibration` applies), calibration.csv with a row per label, and
-    calibration.png with reliability diagrams, and prints the figures before and after.
+    calibration.png with reliability diagrams, and prints the figures before and after. Those of an earlier run are
+    replaced; any other file of these names is refused, as is every file that is read.
 
         uv run main.py calibrate --predictions val.parquet --truth data/nih-1000 --method platt
         uv run main.py calibrate --predictions val.parquet --truth data/nih-1000 --threshold f1,sensitivity=0.9
@@ -70,7 +73,7 @@ def calibrate(
     Args:
         predictions: Table that `predict` wrote for the validation part.
         truth: A store, a manifest, or any .parquet or .csv with an id column and label columns.
-        output: The .json file to write; the table and the plot stand beside it.
+        output: The .json file to write; the table and the plot stand beside it, under the same name.
         split: Part of the truth to fit on. Scores on that part say nothing afterwards: name `test` only knowingly.
         method: How probabilities are mapped.
         threshold: Rules, with commas between: f1, youden, sensitivity=S, specificity=S (at least S of the positives
@@ -79,20 +82,33 @@ def calibrate(
         checkpoint: The model's checkpoint, where the predictions do not say which they are of: its hash is noted,
             and predictions of another are refused.
         minimum: Positives and negatives that a label needs for parameters and a threshold of its own.
-        folds: Parts of the patients for held-out figures; 0: none.
+        folds: Parts of the patients for held-out figures, at least two; 0: none, and the figures after calibration are
+            of the rows it was fitted on.
         apply: Other predictions of the same model to calibrate, such as those of the test part.
         calibrated: Where these are written, .parquet or .csv.
     """
     _check_options(output, minimum, folds, apply, calibrated)
+    written = [("--output", file) for file in _files(output)] + ([("--calibrated", calibrated)] if calibrated else [])
+    keep_apart(written, [("--predictions", predictions), ("--truth", truth), ("--apply", apply), ("--labels", labels),
+                         ("--checkpoint", checkpoint)])  # fmt: skip
+    _refuse_foreign(output)
     rules = parse_rules(threshold)
     other = read_predictions(apply) if apply else None
+    if other is not None and calibrated:
+        _refuse_other_predictions(calibrated, other)
     table, model = read_uncalibrated(predictions), _model(predictions, checkpoint)
     actual = Truth.read(truth)
     known = join(table, actual, LabelSet.load(labels) if labels else None, split, predictions)
-    about = {
+    if folds and known.unit != "patient":
+        logger.warning(
+            "neither %s nor %s says which patient each row is of: folds are of %s, and where a patient has several, "
+            "held-out figures flatter", predictions, actual.file, PLURAL[known.unit],
+        )  # fmt: skip
+    about: dict[str, Any] = {
         "predictions": {"path": str(predictions), "sha256": sha256(predictions)},
         "truth": {"path": str(truth), "sha256": sha256(actual.file)},
         "split": split,
+        **_test_time(predictions),
     }
     result = fit(known, method, rules, minimum=minimum, folds=folds, model=model, about=about)
     if other is not None and apply and calibrated:
@@ -102,15 +118,16 @@ def calibrate(
     macro = result.calibration.about["macro"]
     if macro.get("held_out", macro["before"])["bce"] > macro["before"]["bce"]:
         logger.warning(
-            "on held-out patients %s makes the cross-entropy worse: too few rows for so many parameters; take "
-            "--method temperature", method,
+            "on held-out %s %s makes the cross-entropy worse: too few rows for so many parameters; take "
+            "--method temperature", PLURAL[known.unit], method,
         )  # fmt: skip
     console = Console()
     console.print(report_table(result, rules))
-    console.print(f"Calibration: {output}, with {output.stem}.csv and {output.stem}.png beside it", soft_wrap=True)
+    beside = f"{output.stem}.csv and {output.stem}.png"
+    console.print(f"Calibration: {output}, with {beside} beside it", soft_wrap=True, markup=False)
     if other is not None and calibrated:
         write_predictions(other, calibrated)
-        console.print(f"Calibrated predictions: {calibrated}", soft_wrap=True)
+        console.print(f"Calibrated predictions: {calibrated}", soft_wrap=True, markup=False)
 
 
 def _check_options(output: Path, minimum: int, folds: int, apply: Path | None, calibrated: Path | None) -> None:
@@ -120,10 +137,67 @@ def _check_options(output: Path, minimum: int, folds: int, apply: Path | None, c
         raise InputError(f"--output {output} is a folder; give the name of a .json file")
     if minimum < 0 or folds < 0:
         raise InputError(f"--minimum {minimum} and --folds {folds} must not be negative")
+    if folds == 1:
+        raise InputError("--folds 1 leaves no rows to fit on; give 2 or more, or 0 for no held-out figures")
     if (apply is None) != (calibrated is None):
         raise InputError("--apply PREDICTIONS and --calibrated OUT belong together: what to calibrate, and where to")
     if calibrated and calibrated.suffix not in {".parquet", ".csv"}:
         raise InputError(f"--calibrated {calibrated}: give the name of a .parquet or .csv file")
+
+
+def _files(output: Path) -> tuple[Path, Path, Path]:
+    """The file, the table and the plot."""
+    return output, output.with_name(f"{output.stem}.csv"), output.with_name(f"{output.stem}.png")
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Refuse to replace files that no earlier run wrote.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    file, table, plot = _files(output)
+    earlier = is_calibration(file)
+    for known, ours in ((file, earlier), (table, _is_ours(table)), (plot, earlier)):
+        if known.exists() and not ours:
+            raise InputError(
+                f"--output {output} would replace {known}, which no earlier `calibrate` wrote; move it away, or give "
+                f"another name"
+            )
+
+
+def _is_ours(table: Path) -> bool:
+    """Whether a table has the columns of the one that stands beside a calibration."""
+    if not table.is_file():
+        return False
+    with table.open("rb") as stream:
+        return stream.read(len(_HEAD)) == _HEAD
+
+
+def _refuse_other_predictions(calibrated: Path, predictions: pd.DataFrame) -> None:
+    """Refuse to replace a table that is not calibrated, or, of a CSV, which cannot say so, one of other columns.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    if not calibrated.exists():
+        return
+    try:
+        found = read_table(calibrated)
+    except InputError:
+        found = pd.DataFrame()
+    known = list(found.columns) == list(predictions.columns)
+    if not (CALIBRATION in found.attrs if calibrated.suffix == ".parquet" else known):
+        raise InputError(
+            f"--calibrated {calibrated} exists, and is not what an earlier `calibrate` wrote there; move it away, or "
+            f"give another name"
+        )
+
+
+def _test_time(predictions: Path) -> dict[str, Any]:
+    """What the file notes of test-time averaging: nothing where the predictions, as a CSV, do not say."""
+    noted = attributes_of(predictions)
+    return {"test_time": noted.get(TEST_TIME)} if noted.keys() & {MODEL, TEST_TIME} else {}
 
 
 def read_uncalibrated(file: Path) -> pd.DataFrame:
@@ -167,13 +241,26 @@ def join(table: pd.DataFrame, truth: Truth, labels: LabelSet | None, split: str,
     column_of = columns_of(labels, given, str(file)) if labels else {name: name for name in matched.names}
     targets = np.full((len(table), len(given)), np.nan)
     targets[:, [given.index(column_of[name]) for name in matched.names]] = matched.targets
-    if len(known := set(matched.names)) < len(given):
-        absent = [name for name in given if name not in {column_of[name] for name in known}]
+    scored = {column_of[name] for name in matched.names}
+    _warn_of_absent(given, scored, set(column_of.values()), labels, truth)
+    return Known(given, table[given].to_numpy(), targets, matched.clusters, matched.level, matched.unit)
+
+
+def _warn_of_absent(
+    given: Sequence[str], scored: set[str], held: set[str], labels: LabelSet | None, truth: Truth
+) -> None:
+    """Name the predicted labels of which no truth is known, and why: not in the label set, or not in the truth."""
+    strange = [name for name in given if name not in held]
+    absent = [name for name in given if name in held and name not in scored]
+    if labels is None:
+        strange, absent = [], [*strange, *absent]
+    if strange and labels is not None:
+        logger.warning(
+            "label set %s does not hold %d predicted labels, which get the temperature of the others: %s",
+            labels.name, len(strange), ", ".join(strange),
+        )  # fmt: skip
+    if absent:
         logger.warning("%s has no truth of %d predicted labels: %s", truth.file, len(absent), ", ".join(absent))
-    identity = "image_id" if matched.level == "image" else "study_id"
-    patients = table["patient_id"].where(table["patient_id"] != "", table["study_id"])
-    patients = patients.where(patients != "", table[identity])
-    return Known(given, table[given].to_numpy(), targets, patients.to_numpy(), matched.level)
 
 
 def _rows(table: pd.DataFrame, truth: Truth, split: str | None, file: Path) -> npt.NDArray[np.bool_]:
@@ -215,7 +302,7 @@ def _write(result: Fit, rules: Sequence[Rule], output: Path) -> None:
     try:
         pd.DataFrame(per_label_rows(result, rules)).to_csv(aside / f"{output.stem}.csv", index=False)
         known, about = result.known, result.calibration.about
-        shown = "held-out patients" if result.held is not None else "the rows it was fitted on"
+        shown = f"held-out {PLURAL[known.unit]}" if result.held is not None else "the rows it was fitted on"
         plot_reliability(
             known.names, known.scores, result.honest, known.targets,
             title=f"{result.calibration.method}, {about['rows']:,} rows; after: {shown}",

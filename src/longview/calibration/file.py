@@ -22,7 +22,7 @@ import pandas as pd
 from longview import InputError, __version__
 from longview.calibration.calibrators import Beta, Calibrator, Isotonic, Platt, Temperature
 from longview.joining import some
-from longview.predictions import MODEL, labels_of
+from longview.predictions import MODEL, TEST_TIME, labels_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class CalibratedLabel:
 
     Args:
         calibrator: Its map.
-        pooled: Whether that is all labels' temperature, since too few rows were known of this one.
+        pooled: Whether that is all labels' temperature, since too few rows were known of this one (with method
+            `temperature` all labels have it; these would have it with any other).
         thresholds: Rule -> threshold on the calibrated probability; empty where none was chosen.
         counts: `positives`, `negatives`, `soft`, `unknown` rows that it was fitted on.
         figures: `before`, `after` (on the rows it was fitted on) and `held_out` -> `ece`, `brier`, `bce`.
@@ -61,7 +62,8 @@ class Calibration:
         method: `temperature`, `vector`, `platt`, `isotonic` or `beta`.
         labels: Label -> what is known of it, in the predictions' order.
         model: SHA-256 of the checkpoint that the predictions are of; None where that is not known.
-        about: What it rests on: files and their hashes, split, rows, macro figures. Only kept.
+        about: What it rests on: files and their hashes, split, rows, macro figures; `test_time`, as the predictions'
+            attribute says it, null where each image was seen once, and absent where that is not known.
         origin: File it was read from, for messages.
     """
 
@@ -118,13 +120,21 @@ class Calibration:
             )
         return {name: label.thresholds[rule] for name, label in self.labels.items() if rule in label.thresholds}
 
-    def apply(self, table: pd.DataFrame, *, model: str | None = None, origin: str = "the predictions") -> pd.DataFrame:
+    def apply(
+        self,
+        table: pd.DataFrame,
+        *,
+        model: str | None = None,
+        origin: str = "the predictions",
+        checked: bool = False,
+    ) -> pd.DataFrame:
         """Calibrate a table of predictions.
 
         Args:
             table: Ids and probabilities, as :func:`longview.predictions.read_predictions` gives it.
             model: SHA-256 of the checkpoint that it was made with; None: what the table's attributes say.
             origin: What the table is, for messages.
+            checked: Whether :meth:`check` has been called, and has warned.
 
         Returns:
             The same ids, and float64 probabilities (float32 would make ties) in the same columns; its attributes
@@ -134,7 +144,10 @@ class Calibration:
             InputError: Where the table has other labels, is of another model, or is calibrated already.
         """
         model = model or table.attrs.get(MODEL)
-        self.check(labels_of(table), model, origin)
+        self._check_labels(labels_of(table), origin)
+        self._check_model(model, origin)
+        if not checked and (model or TEST_TIME in table.attrs):  # else nobody knows how it was predicted
+            self._warn_of_test_time(table.attrs.get(TEST_TIME), origin)
         if CALIBRATION in table.attrs:
             raise InputError(f"{origin} is calibrated already; give the predictions that `predict` wrote")
         if not (self.model and model):
@@ -147,18 +160,35 @@ class Calibration:
         result.attrs = {**table.attrs, **({MODEL: model} if model else {}), CALIBRATION: digest}
         return result
 
-    def check(self, labels: Sequence[str], model: str | None, origin: str) -> None:
-        """Refuse what the calibration was not fitted for.
+    def check(
+        self, labels: Sequence[str], model: str | None, origin: str, test_time: Mapping[str, Any] | None = None
+    ) -> None:
+        """Refuse what the calibration was not fitted for, and warn where each image is seen otherwise.
 
         Args:
             labels: What is predicted.
             model: SHA-256 of the checkpoint that predicts; None where that is not known.
             origin: What predicts, or what was predicted, for messages.
+            test_time: Which versions of each image are averaged; None: each is seen once.
 
         Raises:
             InputError: Naming the labels, or both models.
         """
         self._check_labels(labels, origin)
+        self._check_model(model, origin)
+        self._warn_of_test_time(test_time, origin)
+
+    def _warn_of_test_time(self, given: Mapping[str, Any] | None, origin: str) -> None:
+        if "test_time" not in self.about:  # written before it was noted, or fitted on a CSV
+            return
+        mine, theirs = (_averaged(item) for item in (self.about["test_time"], given))
+        if mine != theirs:
+            logger.warning(
+                "%s was fitted on predictions %s, and %s is %s: its probabilities are off; predict both alike, or "
+                "fit a calibration of its own", self.origin, mine, origin, theirs,
+            )  # fmt: skip
+
+    def _check_model(self, model: str | None, origin: str) -> None:
         if self.model and model and self.model != model:
             raise InputError(
                 f"{self.origin} was fitted on another model (checkpoint {self.model[:12]}…) than {origin} is of "
@@ -186,6 +216,22 @@ def attributes_of(file: Path) -> dict[str, Any]:
     stored = (pq.read_schema(file).metadata or {}).get(_PANDAS_ATTRIBUTES)
     found: dict[str, Any] = json.loads(stored) if stored else {}
     return found
+
+
+def is_calibration(file: Path) -> bool:
+    """Whether a file is one that :meth:`Calibration.write` wrote, of whatever format."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError:  # UnicodeDecodeError and JSONDecodeError are among these
+        return False
+    return isinstance(content, dict) and {"calibration", "method", "labels"} <= set(content)
+
+
+def _averaged(test_time: Mapping[str, Any] | None) -> str:
+    """Which versions of each image were averaged, in words; equal settings give equal words."""
+    if not test_time:
+        return "without test-time averaging"
+    return f"averaged at test time ({', '.join(f'{key} {test_time[key]}' for key in sorted(test_time))})"
 
 
 def plain(value: Any) -> Any:

@@ -49,8 +49,9 @@ class Known:
         names: L predicted labels.
         scores: (n, L) probabilities.
         targets: (n, L) label values, NaN where unknown.
-        patients: (n,) whom a row is of.
+        patients: (n,) whom a row is of, as far as that is known: see `unit`.
         level: `image` or `study`.
+        unit: What `patients` really holds: `patient`, or `study` or `image` where nothing says the patient.
     """
 
     names: list[str]
@@ -58,6 +59,7 @@ class Known:
     targets: FloatArray
     patients: npt.NDArray[Any]
     level: str
+    unit: str = "patient"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def fit(
         method: How probabilities are mapped.
         rules: How thresholds are chosen.
         minimum: Positives and negatives that a label needs for parameters and thresholds of its own.
-        folds: Parts of the patients for held-out figures; 0: none.
+        folds: Parts of the patients (of what `known.unit` says) for held-out figures; 0: none.
         model: SHA-256 of the checkpoint; None where it is not known.
         about: What else the file is to say.
 
@@ -126,18 +128,35 @@ def fit(
         )
         for index, name in enumerate(known.names)
     }
+    drawn = len(np.unique(known.patients))
+    few = [name for name, own in zip(known.names, enough(targets, minimum), strict=True) if not own]
     notes = {
         **(about or {}),
         "level": known.level,
         "rows": len(targets),
-        "patients": len(np.unique(known.patients)),
+        "unit": known.unit,
+        "units": drawn,
+        "patients": drawn if known.unit == "patient" else None,
         "minimum": minimum,
-        "folds": 0 if held is None else folds,
+        "folds": 0 if held is None else min(folds, drawn),
         "pooled_temperature": temperature,
         "pooled": [name for name, entry in entries.items() if entry.pooled],
+        "pooled_thresholds": few if rules else [],
         "macro": {stage: found.macro() for stage, found in figures.items()},
     }
     return Fit(Calibration(method, entries, model, plain(notes)), known, after, held)
+
+
+def enough(targets: FloatArray, minimum: int) -> npt.NDArray[np.bool_]:
+    """Whether each label has rows enough for a threshold of its own, (L,).
+
+    Args:
+        targets: (n, L) label values; those that are not 0 or 1 are masked.
+        minimum: Positives and negatives that it needs.
+    """
+    kinds = np.stack([(targets == value).sum(axis=0) for value in (0, 1)])
+    result: npt.NDArray[np.bool_] = kinds.min(axis=0) >= max(minimum, 1)
+    return result
 
 
 def choose_thresholds(
@@ -158,7 +177,7 @@ def choose_thresholds(
         Rule -> L thresholds.
     """
     kinds = np.stack([(targets == value).sum(axis=0) for value in (0, 1)])  # (2, L)
-    own = kinds.min(axis=0) >= max(minimum, 1)
+    own = enough(targets, minimum)
     rare = ~own if kinds[:, ~own].sum(axis=1).min() >= max(minimum, 1) else np.ones_like(own)
     result = {}
     for rule in rules:
@@ -188,8 +207,8 @@ def fit_labels(
         minimum: Positives and negatives that a label needs for a fit of its own.
 
     Returns:
-        L calibrators; for each whether it is the temperature of all labels though its own was asked for; and that
-        temperature.
+        L calibrators; for each whether it has too few rows for parameters of its own, whatever the method; and the
+        temperature of all labels.
 
     Raises:
         InputError: Where all truth that is known is 0, all is 1, or there is none.
@@ -202,8 +221,6 @@ def fit_labels(
             f"{together.sum():g} of them positive"
         )
     shared = fit_temperature(scores[known], together)
-    if method == "temperature":
-        return [shared] * scores.shape[1], [False] * scores.shape[1], shared.temperature
     calibrators: list[Calibrator] = []
     pooled = []
     for index in range(scores.shape[1]):
@@ -211,7 +228,8 @@ def fit_labels(
         values = targets[rows, index]
         positives = values.sum()
         pooled.append(bool(min(positives, len(values) - positives) < max(minimum, 1)))
-        calibrators.append(shared if pooled[-1] else _FITS[method](scores[rows, index], values))
+        alone = method != "temperature" and not pooled[-1]
+        calibrators.append(_FITS[method](scores[rows, index], values) if alone else shared)
     return calibrators, pooled, shared.temperature
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from longview.ensembling.views import average_studies, parse_weights, read_views
 from longview.ensembling.weights import Weights, identity
 from longview.evaluate import with_derived
 from longview.labels import LabelSet
-from longview.outputs import make_folder, sha256
+from longview.outputs import keep_apart, make_folder, sha256
 from longview.predictions import MODEL, TEST_TIME, write_predictions
-from longview.truth import Truth, match
+from longview.truth import PLURAL, Truth, match
 from longview.uncertainty.summary import METHOD, Uncertainty, companion, long_table, write_uncertainty
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ def ensemble(
     """Average the predictions of several models, or of the views of a study, into one table.
 
     Rows are joined by id and columns by label name; members whose rows or labels differ are refused, naming what each
-    lacks. The result is a table like any other: for `evaluate`, `calibrate`, `submit`. Beside it stands OUTPUT.json,
-    which says how it was made, and which --weights reads again.
+    lacks. The result is a table like any other: for `evaluate`, `calibrate`, `submit`. Beside ensemble.parquet stands
+    ensemble.json, which says how it was made, and which --weights reads again.
 
         uv run main.py ensemble --predictions a.parquet b.parquet c.parquet --output ensemble.parquet
         uv run main.py ensemble --predictions a.parquet b.parquet --fit a_val.parquet b_val.parquet
@@ -61,18 +62,19 @@ def ensemble(
 
     With --fit, weights are fitted on predictions of the validation part, in the order of --predictions: greedy forward
     selection with replacement, which raises macro average precision (Caruana et al., ICML 2004). What they are worth is
-    told by held-out patients: each fold's rows take weights fitted on the others.
+    told by held-out patients: each fold's rows take weights fitted on the others. Fitted weights are used in any case:
+    where they do worse there than the plain mean, a warning says so, and the same command without --fit gives that.
 
     With --study_weights, images are averaged to studies first, by view: PA=7,AP=7,lateral=3,unknown=5 is what the
     CheXFusion reference does. One table is enough then.
 
     With --uncertainty, the members are a deep ensemble (Lakshminarayanan et al., NeurIPS 2017): how far they agree on
-    each row and label is written to OUTPUT.uncertainty.parquet, as `predict --uncertainty mc-dropout` does it of the
+    each row and label is written to ensemble.uncertainty.parquet, as `predict --uncertainty mc-dropout` does it of the
     samples of one model. Its mean is that of probabilities, whatever --on says.
 
     Args:
         predictions: Tables that `predict` wrote, all for the same rows.
-        output: The .parquet or .csv file to write.
+        output: The .parquet or .csv file to write; no file that is read may be among those that are written.
         on: What is averaged. probability: calibrated models; logit: confident ones count for more; rank: models whose
             probabilities mean different things (the result only ranks, within these rows).
         weights: A weight for each table, as 1,2,1, or the .json file of an earlier ensemble. Default: all alike.
@@ -81,13 +83,20 @@ def ensemble(
         split: Part of the truth to fit on.
         per_label: Fit weights for each label by itself, where it has --minimum positives and negatives.
         minimum: Positives and negatives that a label needs for weights of its own.
-        folds: Parts of the patients for the held-out figure; 0: none.
+        folds: Parts of the patients for the held-out figure, at least two; 0: none.
         labels: Label set (file, or name of one in configs/labels) whose aliases and derived labels count.
         study_weights: TYPE=WEIGHT for each of PA, AP, lateral and unknown, with commas between.
         manifest: Store or table that says the view (view, or ViewPosition) and study of each image.
         uncertainty: Write the table of uncertainty too.
     """
     _check_options(predictions, output, weights, fit, truth, study_weights, manifest)
+    if folds < 0 or folds == 1:
+        raise InputError(f"--folds {folds}: give 2 or more, or 0 for no held-out figure")
+    read = [("--truth", truth), ("--labels", labels), ("--manifest", manifest)]
+    read += [("--weights", Path(weights))] if weights and weights.endswith(".json") else []
+    read += [("--predictions", file) for file in predictions] + [("--fit", file) for file in fit or []]
+    keep_apart([("--output", file) for file in _files(output, uncertainty)], read)
+    _refuse_foreign(_note(output))
     if uncertainty and (len(predictions) < 2 or on == "rank"):
         raise InputError(
             "--uncertainty needs two tables of probabilities or more: --predictions A B, and not --on rank"
@@ -132,8 +141,6 @@ def _check_options(
 ) -> None:
     if output.suffix not in {".parquet", ".csv"}:
         raise InputError(f"--output {output}: give the name of a .parquet or .csv file")
-    if output in predictions or output in (fit or []):
-        raise InputError(f"--output {output} is one of the tables to average; give another name")
     if len(predictions) < 2 and study_weights is None:
         raise InputError(
             "ensemble needs two tables or more: --predictions A B (or --study_weights, for the views of one)"
@@ -152,6 +159,32 @@ def _check_options(
         )
     if (study_weights is None) != (manifest is None):
         raise InputError("--study_weights and --manifest belong together: how views count, and which view an image is")
+
+
+def _note(output: Path) -> Path:
+    """Where it stands how a table was made."""
+    return output.with_suffix(".json")
+
+
+def _files(output: Path, uncertainty: bool) -> list[Path]:
+    """All that is written."""
+    return [output, _note(output), *([companion(output)] if uncertainty else [])]
+
+
+def _refuse_foreign(note: Path) -> None:
+    """Refuse to replace a .json file that says something else, such as a calibration.
+
+    Raises:
+        InputError: Naming it.
+    """
+    if not note.exists():
+        return
+    try:
+        Weights.read(note)
+    except InputError as error:
+        raise InputError(
+            f"--output would replace {note}, which no earlier `ensemble` wrote; move it away, or give another name"
+        ) from error
 
 
 def _averaging(weights: Mapping[str, float], manifest: Path | None) -> _Average | None:
@@ -201,6 +234,11 @@ def _select(
     matches = [match(validation.table(scores), actual, labels, part) for scores in validation.scores]
     first = matches[0]
     logger.info("fitting weights on %s rows of %d labels", f"{len(first.targets):,}", len(first.names))
+    if folds and first.unit != "patient":
+        logger.warning(
+            "neither the tables nor %s say which patient each row is of: folds are of %s, and where a patient has "
+            "several, the held-out figure flatters", truth, PLURAL[first.unit],
+        )  # fmt: skip
     result = select(
         [found.scores for found in matches], first.targets, first.predicted, first.clusters,
         on=on, minimum=minimum, folds=folds,
@@ -243,7 +281,7 @@ def _check_use(chosen: Weights, on: Scale, views: Mapping[str, float]) -> None:
 
 def _write(table: pd.DataFrame, weights: Weights, members: Members, views: Mapping[str, float], output: Path) -> None:
     make_folder(output.parent, output)
-    note = output.with_suffix(".json")
+    note = _note(output)
     aside = note.with_name(f".{note.name}.partial")
     full = Weights(weights.shared, weights.own, weights.on, weights.models, views, weights.about)
     aside.write_text(full.text(members), encoding="utf-8")
@@ -257,7 +295,7 @@ def _write_spread(members: Members, weights: FloatArray, output: Path, model: st
     table = long_table(members.ids, members.names, found)
     path = companion(output)
     write_uncertainty(table, path, about if model is None else {**about, MODEL: model})
-    Console().print(f"Uncertainty: {path}", soft_wrap=True)
+    Console().print(f"Uncertainty: {path}", soft_wrap=True, markup=False)
 
 
 def _report(members: Members, weights: FloatArray, selected: Selected | None, output: Path) -> None:
@@ -274,11 +312,18 @@ def _report(members: Members, weights: FloatArray, selected: Selected | None, ou
     console.print(table)
     if selected:
         named = {"uniform": "plain mean", "fitted": "fitted", "held_out": "fitted on other patients"}
+        if math.isnan(float(selected.figures["held_out"])):  # type: ignore[arg-type]
+            del named["held_out"]
         figures = [f"{text} {selected.figures[key]:.4f}" for key, text in named.items()]
         console.print(f"macro AP on {selected.rows:,} validation rows: {', '.join(figures)}", highlight=False)
         held, uniform = selected.figures["held_out"], selected.figures["uniform"]
         assert isinstance(held, float) and isinstance(uniform, float)
         if held < uniform:
-            logger.warning("on held-out patients fitted weights are no better than the plain mean; leave --fit out")
+            logger.warning(
+                "on held-out patients fitted weights are worse than the plain mean (macro AP %.4f against %.4f), and "
+                "%s was made with them: run the same command without --fit, which gives the plain mean", held,
+                uniform, output,
+            )  # fmt: skip
     rows, labels = len(members.ids), len(members.names)
-    console.print(f"Ensemble of {len(members.files)}, {rows:,} rows x {labels} labels: {output}", soft_wrap=True)
+    message = f"Ensemble of {len(members.files)}, {rows:,} rows x {labels} labels: {output}"
+    console.print(message, soft_wrap=True, markup=False)

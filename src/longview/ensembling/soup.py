@@ -165,6 +165,7 @@ class _Kitchen:
                 table.add_row(Text(str(file)), f"{self.alone[place]:.4f}", "yes" if place in self.taken else "")
             console.print(table)
             console.print(f"soup: {self.monitor} {self.value:.4f} on the validation part, which it was chosen on")
-        console.print(f"Soup of {len(self.taken)} checkpoints: {self.output}", soft_wrap=True)
+        told = f"Soup of {len(self.taken)} checkpoints: {self.output}"
         if not greedy:
-            console.print(f"Next: uv run main.py validate --ckpt_path {self.output}", soft_wrap=True)
+            told += f"\nNext: uv run main.py validate --ckpt_path {self.output}"
+        console.print(told, soft_wrap=True, markup=False)
