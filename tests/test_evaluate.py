@@ -524,7 +524,7 @@ def test_images_of_a_patient_are_drawn_together(run):
     assert (eight["low"], eight["high"]) == pytest.approx((single["low"], single["high"]), abs=1e-9)
 
 
-def test_patients_of_the_truth_come_first_and_unknown_ones_are_said(run, caplog):
+def test_patients_of_the_truth_come_first_and_unknown_ones_are_said(run, capsys):
     truth = manifest().query("split == 'test'")
     scores = predicted(truth)
     assert run(scores.drop(columns="patient_id"), truth)["bootstrap"]["unit"] == "patient"
@@ -532,7 +532,9 @@ def test_patients_of_the_truth_come_first_and_unknown_ones_are_said(run, caplog)
     assert run(scores, bare)["bootstrap"]["unit"] == "patient"
     report = run(scores.drop(columns="patient_id"), bare)
     assert (report["bootstrap"]["unit"], report["bootstrap"]["clusters"]) == ("study", 10)
-    assert "patients are not known: intervals are over studies" in caplog.text
+    words = "Patients are not known: intervals are over studies"
+    assert words in " ".join(report["notes"]) and words in capsys.readouterr().out
+    assert run(scores, truth)["notes"][0].startswith("Only 10 patients: intervals are too narrow")
 
 
 def test_equal_ids_of_two_sources_are_two_patients_unless_they_share_films(run):

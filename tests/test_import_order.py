@@ -227,6 +227,8 @@ ALLOWED = {
     "longview.comparison": ["longview.joining", "longview.ranking", "longview.statistics", "longview.truth"],
     "longview.forest": ["longview.comparison", "longview.curves", "longview.truth"],
     "longview.compare": [
+        "longview.evaluation_checks",
+        "longview.statistics",
         *TABLES,
         "longview.comparison",
         "longview.evaluate",
@@ -346,8 +348,15 @@ ALLOWED = {
     "longview.truth": [*TABLES, "longview.joining", "longview.data.families"],
     "longview.curves": ["longview.labels", "longview.ranking"],
     "longview.violations": ["longview.labels", "longview.hierarchy", "longview.ranking"],
+    "longview.evaluation_checks": [
+        *TABLES,
+        "longview.calibration.file",
+        "longview.joining",
+        "longview.truth",
+    ],
     "longview.evaluate": [
         *TABLES,
+        "longview.evaluation_checks",
         "longview.uncertainty",
         "longview.ranking",
         "longview.joining",
@@ -416,6 +425,7 @@ TORCH_FREE = [
     "longview.ranking",
     "longview.predictions",
     "longview.evaluate",
+    "longview.evaluation_checks",
     "longview.reporting.write",
     "longview.classify",
     "longview.exporting.export",

@@ -284,6 +284,7 @@ def test_a_mistake_in_an_option_is_found_before_the_first_step(place, capsys, ch
         ("calibrate.options.method", "temprature", "Got value: temprature; see main.py calibrate --help"),
         ("calibrate.options.minimum", "ten", "expected int. Got value: ten"),
         ("calibrate.options.minimum", -1, "-1; give 0 or more"),
+        ("calibrate.options.folds", 1, "folds is 1; give 2 or more"),
         ("calibrate.options.threshold", "f2", "f2"),
         ("externals.vinbig.pseudo.fill", "nna", "expected one of ['nan', 'uncertain', 'blank']"),
         ("externals.vinbig.pseudo.fill", ["nan", "blank"], "vinbig does not say which cells are; leave it out"),

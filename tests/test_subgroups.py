@@ -33,6 +33,20 @@ def test_ages_are_banded(values):
     assert found == {"0-17": [0], "18-39": [1], "40-59": [3], "80+": [2], UNKNOWN: [4]}
 
 
+@pytest.mark.parametrize("column", ["age", "Patient Age"])
+def test_ages_are_read_however_they_are_written_and_what_is_none_is_counted(caplog, column):
+    values = ["070Y", "23.0", "006M", "003w", "058", "-1", "414", "about 40", None, " 12 y "]
+    found = parts(values, column, "Patient Age")
+    assert found == {"0-17": [2, 3, 9], "18-39": [1], "40-59": [4], "60-79": [0], UNKNOWN: [5, 6, 7, 8]}
+    assert "of 10 rows of t.csv, 3 hold no age from 0 to 120 years and stand under 'unknown': -1, 414" in caplog.text
+    assert parts(["young", "old"], "age") == {"old": [1], "young": [0]}
+
+
+def test_ages_beyond_a_human_life_are_unknown_among_numbers_too(caplog):
+    assert parts([-3, 20, 121, np.nan, 120], "age") == {"18-39": [1], "80+": [4], UNKNOWN: [0, 2, 3]}
+    assert "2 hold no age" in caplog.text
+
+
 def test_many_numbers_are_banded_in_quarters_and_few_are_categories():
     found = parts(np.arange(40) / 2, "dose")
     assert [len(rows) for rows in found.values()] == [10, 10, 10, 10] and next(iter(found)).startswith("0 to ")

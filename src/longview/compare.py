@@ -12,18 +12,21 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from longview import InputError, __version__
 from longview.comparison import ALPHA, FIGURES, Aligned, Comparison, Difference, Pair, compare_models
 from longview.evaluate import label_groups, with_derived
+from longview.evaluation_checks import check_predictions, check_seed, check_training
 from longview.forest import plot_forest
 from longview.labels import LabelSet
 from longview.outputs import sha256, staged
 from longview.predictions import labels_of, read_predictions
 from longview.score_report import shown, without_nan
-from longview.truth import PLURAL, Match, Truth, match
+from longview.statistics.support import caveats
+from longview.truth import PLURAL, Match, Truth, match, unknown_patients
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +70,14 @@ def compare(
         raise InputError("compare needs two tables or more: --predictions A B")
     if bootstrap < 2:
         raise InputError(f"--bootstrap {bootstrap}: give a number of resamples, such as 1000")
+    check_seed(seed)
     console = Console()
     actual, label_set = Truth.read(truth), LabelSet.load(labels) if labels else None
     counted = Truth.read(train) if train else None
+    if counted:
+        check_training(counted)
+    for file in predictions:
+        check_predictions(file, label_set)
     matches = {}
     for name, file in zip(short_names(predictions), predictions, strict=True):
         matches[name] = _match(file, actual, label_set, split)
@@ -80,18 +88,22 @@ def compare(
             len(aligned.left_out), ", ".join(aligned.left_out),
         )  # fmt: skip
     if aligned.unit != "patient":
-        logger.warning("patients are not known: intervals are over %s", PLURAL[aligned.unit])
+        logger.warning(
+            "%s: intervals are over %s", unknown_patients(next(iter(matches.values()))), PLURAL[aligned.unit]
+        )
     groups = label_groups(actual, counted, next(iter(matches.values())), label_set)
     result = compare_models(aligned, groups, bootstrap=bootstrap, seed=seed, track=_tracked)
     files = dict(zip(short_names(predictions), predictions, strict=True))
     with staged(output) as folder:
         write_comparison(result, files, actual.file, folder)
     console.print(model_table(result))
+    for note in notes_of(result):
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
     console.print(pair_table(result))
     for pair in result.pairs:
         for line in outcome(pair, aligned.names):
-            console.print(line, soft_wrap=True, highlight=False)
-    console.print(f"Comparison: {output}", soft_wrap=True)
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Comparison: {output}", soft_wrap=True, markup=False)
 
 
 def _match(file: Path, truth: Truth, labels: LabelSet | None, split: str | None) -> Match:
@@ -123,6 +135,12 @@ def short_names(files: Sequence[Path]) -> list[str]:
     raise AssertionError(parts)  # whole paths differ
 
 
+def notes_of(result: Comparison) -> list[str]:
+    """What a reader of the intervals has to know."""
+    aligned = result.aligned
+    return caveats(aligned.targets, result.resamples, aligned.names, PLURAL[aligned.unit])
+
+
 def write_comparison(result: Comparison, files: Mapping[str, Path], truth: Path, folder: Path) -> None:
     """Write compare.csv, compare.json and compare.png.
 
@@ -147,6 +165,7 @@ def write_comparison(result: Comparison, files: Mapping[str, Path], truth: Path,
         "seed": result.resamples.seed,
         "clusters": result.resamples.clusters,
         "unit": result.aligned.unit,
+        "notes": notes_of(result),
         "correction": "Holm, over the labels of a pair, and over the pairs for the means",
         "models": {
             model: {figure: found.entries() for figure, found in result.figures[model].over_all().items()}
@@ -195,7 +214,7 @@ def model_table(result: Comparison) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for model in aligned.models:
         found = result.figures[model].over_all()
-        table.add_row(model, shown(found["map"]), shown(found["auroc"]))
+        table.add_row(escape(model), shown(found["map"]), shown(found["auroc"]))
     table.caption = (
         f"95 % intervals from {result.resamples.drawn:,} resamples of {result.resamples.clusters:,} "
         f"{PLURAL[aligned.unit]}; a pair may differ surely although these overlap"
@@ -212,7 +231,7 @@ def pair_table(result: Comparison) -> Table:
     for pair in result.pairs:
         for figure, title in (("ap", "AP"), ("auroc", "AUROC")):
             found = pair.means[figure]
-            table.add_row(f"{pair.one} - {pair.other}", title, _signed(found), _p(found.p_holm))
+            table.add_row(escape(f"{pair.one} - {pair.other}"), title, _signed(found), _p(found.p_holm))
     count, pairs = len(result.aligned.names), len(result.pairs)
     over = f"{pairs} pairs and" if pairs > 1 else "a pair's"
     table.caption = (
@@ -242,6 +261,8 @@ def outcome(pair: Pair, names: Sequence[str]) -> list[str]:
 
 def _signed(found: Difference) -> str:
     interval = found.interval
+    if math.isnan(interval.percentile_low):
+        return "-" if math.isnan(interval.value) else f"{interval.value:+.4f}"
     return f"{interval.value:+.4f} ({interval.percentile_low:+.3f} to {interval.percentile_high:+.3f})"
 
 

@@ -220,12 +220,12 @@ def _pair(one: str, other: str, figures: Mapping[str, Figures], delong: Sequence
     """Differences of two models, those of labels corrected for the number of labels."""
     left, right, drawn = figures[one], figures[other], figures[one].drawn
     means = {
-        figure: _difference(left.overall[name] - right.overall[name], drawn)
+        figure: _difference(left.overall[name] - right.overall[name], drawn, sure=bool(left.supported.any()))
         for figure, name in (("ap", "map"), ("auroc", "auroc"))
     }
     groups = {
         group: {
-            figure: _difference(found[name] - right.groups[group][name], drawn)
+            figure: _difference(found[name] - right.groups[group][name], drawn, sure=left.sure_of(group))
             for figure, name in (("ap", "map"), ("auroc", "auroc"))
         }
         for group, found in left.groups.items()
@@ -233,7 +233,9 @@ def _pair(one: str, other: str, figures: Mapping[str, Figures], delong: Sequence
     labels = {}
     for figure in FIGURES:
         change = left.labels[figure] - right.labels[figure]  # (K, L)
-        found = [_difference(column, drawn) for column in change.T]
+        found = [
+            _difference(column, drawn, sure=bool(sure)) for column, sure in zip(change.T, left.supported, strict=True)
+        ]
         corrected = holm([item.p for item in found])
         labels[figure] = [
             Difference(item.interval, item.p, item.p_percentile, float(p), area if figure == "auroc" else float("nan"))
@@ -242,8 +244,10 @@ def _pair(one: str, other: str, figures: Mapping[str, Figures], delong: Sequence
     return Pair(one, other, means, groups, labels)
 
 
-def _difference(replicates: FloatArray, drawn: int) -> Difference:
-    return Difference(Interval.of(replicates, drawn), *difference_p(replicates, drawn))
+def _difference(replicates: FloatArray, drawn: int, *, sure: bool) -> Difference:
+    """Without interval and p-value where there are too few patients to be sure of either."""
+    tests = difference_p(replicates, drawn) if sure else (float("nan"), float("nan"))
+    return Difference(Interval.of(replicates, drawn, sure=sure), *tests)
 
 
 def _corrected(pairs: list[Pair]) -> list[Pair]:

@@ -19,30 +19,24 @@ from rich.progress import track
 from longview import InputError
 from longview.calibration.file import CALIBRATION, Calibration, attributes_of
 from longview.data.derive import derive
+from longview.evaluation_checks import check_options, check_predictions, check_training, columns_to_part_by
 from longview.joining import columns_of, some
 from longview.labels import LabelSet
 from longview.outputs import sha256, staged
 from longview.predictions import labels_of, read_predictions
 from longview.ranking import per_label, summarise
 from longview.reporting.groups import named_groups, read_groups
+from longview.reporting.keeping import CARD, NEW_CARD, card_to_write
 from longview.reporting.model import made_with, model_of
+from longview.reporting.notes import calibration_of, notes_of
 from longview.reporting.risk import RISK, Doubt, Measure, Risk
-from longview.reporting.write import CARD, write_report
-from longview.score_report import (
-    COMMON,
-    INTERVALS,
-    SUBGROUPS,
-    VIOLATIONS,
-    Evaluation,
-    Part,
-    report_table,
-    subgroup_table,
-    summary_table,
-)
+from longview.reporting.terminal import report_table, subgroup_table, summary_table
+from longview.reporting.write import write_report
+from longview.score_report import COMMON, INTERVALS, SUBGROUPS, VIOLATIONS, Evaluation, Part
 from longview.statistics.figures import FIXED, Track, all_figures, ranking_figures
 from longview.statistics.resampling import Resamples
 from longview.subgroups import subgroups
-from longview.truth import PLURAL, Match, Truth, match, training_groups
+from longview.truth import Match, Truth, match, training_groups
 from longview.violations import Violations
 
 logger = logging.getLogger(__name__)
@@ -69,7 +63,7 @@ def evaluate(
     by: str = "",
     threshold: float = 0.5,
     calibration: Path | None = None,
-    rule: str = "f1",
+    rule: str | None = None,
     preset: Literal["cxr-lt"] | None = None,
     checkpoint: Path | None = None,
     thumbnails: bool = True,
@@ -88,7 +82,9 @@ def evaluate(
 
     Every figure has a 95 % interval: patients are drawn with replacement --bootstrap times, each with all its rows,
     since rows of a patient resemble each other. In a resample, a label without positives or without negatives is left
-    out of the means. Intervals are corrected for bias and skewness (BCa); plain percentiles stand beside them.
+    out of the means. Intervals are corrected for bias and skewness (BCa); plain percentiles stand beside them, and for
+    AUROC of up to 100,000 rows a closed form (DeLong's, for rows in clusters). A label that fewer than two patients
+    have, or lack, has no interval.
 
     With --labels SET whose labels have a hierarchy, derived labels that were predicted are derived in the truth too,
     and the report says how often a child is above its parent, and the macro means once each parent is raised to its
@@ -99,7 +95,7 @@ def evaluate(
 
     Prints tables and writes report.html (one file that a browser opens without a network), metrics.json (all figures
     with intervals), per_label.csv, intervals.csv, confusion.csv, roc.png, pr.png, reliability.png and per_label.png;
-    with --by also subgroups.csv; with --checkpoint also MODEL_CARD.md.
+    with --by also subgroups.csv; with --checkpoint also MODEL_CARD.md, or MODEL_CARD.new.md beside one that was edited.
 
         uv run main.py evaluate --predictions predictions.parquet --truth data/nih-1000 --output report
         uv run main.py evaluate --predictions predictions.csv --truth test.csv --train train.csv --output report
@@ -126,7 +122,7 @@ def evaluate(
         threshold: A probability of at least this is positive (F1, MCC, sensitivity, specificity, PPV, NPV).
         calibration: File that `calibrate` wrote: predictions that are not calibrated yet are calibrated by it, and
             scored at its thresholds too, one per label (figures that end in _tuned).
-        rule: Which of its thresholds: f1, youden, sensitivity=0.9, as `calibrate` was asked for.
+        rule: Which of its thresholds: f1, youden, sensitivity=0.9, as `calibrate` was asked for. Without it: f1.
         preset: Print a challenge's own figures, the one that ranks first (they stand in metrics.json too).
         checkpoint: The model that predicted: report.html tells its configuration, and MODEL_CARD.md is written.
         thumbnails: Where the truth is a store, show the films of the worst errors in report.html. Switch it off before
@@ -134,8 +130,13 @@ def evaluate(
         uncertainty: What `predict --uncertainty` or `ensemble --uncertainty` wrote beside the predictions.
         measure: Which of its measures says how certain a row is.
     """
-    _check_options(bootstrap, threshold, preset)
-    console = Console()
+    check_options(
+        bootstrap=bootstrap, seed=seed, threshold=threshold, preset=preset, rule=rule, calibration=calibration
+    )
+    columns, label_set = columns_to_part_by(by), LabelSet.load(labels) if labels else None
+    check_predictions(predictions, label_set)
+    card = card_to_write(output) if checkpoint else CARD
+    console, chosen = Console(), rule or "f1"
     table, actual = read_predictions(predictions), Truth.read(truth)
     known = Calibration.read(calibration) if calibration else None
     model = model_of(checkpoint, predictions, labels_of(table))
@@ -143,21 +144,25 @@ def evaluate(
         table = _calibrated(table, predictions, known)
     doubt = Doubt.read(uncertainty, measure, table, predictions) if uncertainty else None
     counted = Truth.read(train) if train else None
+    if counted:
+        check_training(counted)
     result = score(
         table,
         actual,
-        labels=LabelSet.load(labels) if labels else None,
+        labels=label_set,
         split=split,
         train=counted,
         groups=read_groups(groups) if groups else None,
         bootstrap=bootstrap,
         seed=seed,
-        by=[part.strip() for part in by.split(",") if part.strip()],
+        by=columns,
         threshold=threshold,
-        tuned=known.thresholds(rule) if known else None,
+        tuned=known.thresholds(chosen) if known else None,
         doubt=doubt.table if doubt else None,
     )
     risk = Risk.of(result, doubt) if doubt else None
+    calibrated = calibration_of(predictions, calibration, chosen)
+    notes = notes_of(result, calibrated)
     files = {"predictions": predictions, "truth": actual.file}
     files |= {"train": counted.file} if counted else {}
     files |= {"calibration": calibration} if calibration else {}
@@ -170,7 +175,7 @@ def evaluate(
             folder,
             options={
                 "labels": str(labels) if labels else None, "split": split, "bootstrap": bootstrap, "seed": seed,
-                "by": by, "threshold": threshold, "rule": rule if known else None, "preset": preset,
+                "by": by, "threshold": threshold, "rule": chosen if known else None, "preset": preset,
                 "measure": measure if doubt else None,
             },
             preset=preset,
@@ -179,10 +184,14 @@ def evaluate(
             made_with=made_with(predictions),
             model=model,
             risk=risk,
+            notes=notes,
+            calibrated=calibrated,
+            card=card,
         )  # fmt: skip
         written = {file.name for file in folder.iterdir()}
-    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS, CARD, RISK} - written:  # of an earlier report
+    for stale in {VIOLATIONS, INTERVALS, SUBGROUPS, RISK} - written:  # of an earlier report
         (output / stale).unlink(missing_ok=True)
+    _tell_card(output, written)
     console.print(report_table(result))
     console.print(summary_table(result, preset))
     if result.parts:
@@ -191,16 +200,17 @@ def evaluate(
         console.print(result.violations.table(result.summary))
     if risk:
         console.print(risk.told(), soft_wrap=True)
-    console.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Report: {output / 'report.html'}", soft_wrap=True, markup=False)
 
 
-def _check_options(bootstrap: int, threshold: float, preset: str | None) -> None:
-    if bootstrap < 0 or bootstrap == 1:
-        raise InputError(f"--bootstrap {bootstrap}: give a number of resamples, such as 1000, or 0 for no intervals")
-    if not 0 < threshold < 1:
-        raise InputError(f"--threshold {threshold}: give a probability between 0 and 1")
-    if preset and threshold != 0.5:
-        raise InputError(f"--preset {preset} has F1 at 0.5; leave --threshold {threshold} out")
+def _tell_card(output: Path, written: set[str]) -> None:
+    """Say where a model card stands beside the report that is not of it."""
+    if NEW_CARD in written:
+        logger.info("%s was edited, and stays; the new card is %s", output / CARD, output / NEW_CARD)
+    elif CARD not in written and (output / CARD).exists():
+        logger.info("%s is of an earlier report, and stays; --checkpoint writes a new one", output / CARD)
 
 
 def _calibrated(table: pd.DataFrame, file: Path, known: Calibration) -> pd.DataFrame:
@@ -269,11 +279,6 @@ def score(
     if labels is not None:
         broken = Violations.of(labels, matched.names, matched.scores, matched.targets, every)
     resamples = Resamples.draw(matched.clusters, bootstrap, seed)
-    if bootstrap and matched.unit != "patient":
-        logger.warning(
-            "patients are not known: intervals are over %s, and too narrow where a patient has several",
-            PLURAL[matched.unit],
-        )
     thresholds = _thresholds(matched, threshold, tuned)
     figures = all_figures(
         matched.names,

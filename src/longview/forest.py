@@ -54,12 +54,14 @@ def _panel(axis: Axes, pair: Pair, metric: str, order: Sequence[int]) -> None:
     axis.axhline(0.5, color="0.8", linewidth=0.8)
     for place, found in enumerate(shown):
         interval, colour = found.interval, _COLOURS[found.sign]
-        ends = interval.percentile_low, interval.percentile_high
-        axis.hlines(place, *ends, color=colour, linewidth=2.6 if place == 0 else 1.4)
+        axis.hlines(
+            place, interval.percentile_low, interval.percentile_high, color=colour, linewidth=2.6 if place == 0 else 1.4
+        )
         axis.plot(interval.value, place, "D" if place == 0 else "o", color=colour, markersize=6 if place == 0 else 4)
     every = [(found.interval.percentile_low, found.interval.percentile_high) for found in shown]
-    widest = np.nanmax(np.abs(every))
-    if np.isfinite(widest) and widest > 0:
+    ends = np.abs(every)
+    widest = np.max(ends[np.isfinite(ends)], initial=0)  # few patients: no interval
+    if widest > 0:
         axis.set_xlim(-1.06 * widest, 1.06 * widest)
     axis.set_title(f"{_TITLES[metric]}\n{shorten(pair.other)} better  |  {shorten(pair.one)} better", fontsize=8.5)
     axis.tick_params(labelsize=7.5)

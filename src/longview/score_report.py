@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rich.table import Table
 
 from longview import __version__
 from longview.curves import GROUPS, Curve, plot_bars, plot_curves
 from longview.outputs import sha256
 from longview.ranking import LabelScores, Summary, group_means
-from longview.statistics.figures import FIXED, Figures
+from longview.statistics.delong import MOST_ROWS, AreaTest
+from longview.statistics.figures import Figures
 from longview.statistics.intervals import LEVEL, Interval
 from longview.statistics.resampling import Resamples
 from longview.subgroups import Subgroup
-from longview.truth import PLURAL, Match
+from longview.truth import Match
 from longview.violations import Violations
 
 VIOLATIONS = "violations.csv"
@@ -160,6 +160,7 @@ def _metrics(
         "map": result.summary["map"],
         "auroc": result.summary["auroc"],
         "bootstrap": _bootstrap(result),
+        "delong": _delong_told(result),
         "thresholds": {
             rule: dict(zip(names, values.tolist(), strict=True)) for rule, values in result.thresholds.items()
         },
@@ -198,6 +199,31 @@ def _bootstrap(result: Evaluation) -> dict[str, Any] | None:
         "unit": result.match.unit,
         "left_out": {name: int(count) for name, count in zip(names, missing, strict=True) if count},
     }
+
+
+def _delong_told(result: Evaluation) -> dict[str, Any] | None:
+    """What the closed-form intervals of AUROC in `per_label` are; None without."""
+    if not _has_delong(result):
+        return None
+    method = "DeLong" if result.match.unit == result.match.level else "DeLong, for rows in clusters (Obuchowski)"
+    return {"method": method, "level": LEVEL, "unit": result.match.unit}
+
+
+def _has_delong(result: Evaluation) -> bool:
+    return bool(result.resamples.drawn) and len(result.match.targets) <= MOST_ROWS
+
+
+def delong_entries(result: Evaluation, index: int) -> dict[str, float]:
+    """The interval of a label's AUROC in closed form, a check of that of the resamples; empty where it is left out.
+
+    Patients are its clusters, as they are of the resamples; without patients it is DeLong's own, over rows.
+    """
+    if not _has_delong(result):
+        return {}
+    matched = result.match
+    area = AreaTest.of(matched.scores[:, [index]], matched.targets[:, index], result.resamples.cluster)
+    low, high = area.interval(0, LEVEL) if result.figures.supported[index] else (math.nan, math.nan)
+    return {"auroc_delong_low": low, "auroc_delong_high": high}
 
 
 def _part_entry(part: Part, names: Sequence[str]) -> dict[str, Any]:
@@ -262,6 +288,7 @@ def per_label_rows(result: Evaluation, labels: Mapping[str, Mapping[str, Interva
         if result.resamples.drawn:
             for figure in ("auroc", "ap"):
                 row |= {f"{figure}_low": found[figure].low, f"{figure}_high": found[figure].high}
+            row |= delong_entries(result, index)
         rows.append(row | {figure: item.value for figure, item in found.items() if figure not in {"auroc", "ap"}})
     return rows
 
@@ -298,86 +325,6 @@ def subgroup_rows(result: Evaluation) -> list[dict[str, Any]]:
 def _flat(found: Mapping[str, Interval], figure: str, name: str | None = None) -> dict[str, float]:
     name = name or figure
     return {name: found[figure].value, f"{name}_low": found[figure].low, f"{name}_high": found[figure].high}
-
-
-def report_table(result: Evaluation) -> Table:
-    """The table that is printed: labels from frequent to rare, then the means."""
-    matched, scores, figures = result.match, result.scores, result.figures
-    part = f" of {' and '.join(matched.splits)}" if matched.splits else ""
-    table = Table(title=f"{len(matched.targets):,} {PLURAL[matched.level]}{part}")
-    sure = bool(result.resamples.drawn)
-    table.add_column("label", no_wrap=True, min_width=10)
-    table.add_column("group", no_wrap=True, min_width=6 * bool(result.groups))
-    # 80 columns hold both intervals in full
-    table.add_column("pos." if sure else "positives", justify="right", no_wrap=True, min_width=4)
-    if not sure:  # no room beside intervals
-        table.add_column("share", justify="right", no_wrap=True)
-    for column in ("AUROC", "AP"):
-        table.add_column(column, justify="right", no_wrap=True, min_width=17 if sure else 6)
-
-    def add(name: str, group: str, counts: tuple[str, str], found: Mapping[str, Interval], ap: str, style: str) -> None:
-        table.add_row(name, group, *counts[: 1 if sure else 2], shown(found["auroc"]), shown(found[ap]), style=style)
-
-    for index in sorted(range(len(matched.names)), key=lambda index: -scores.positives[index]):
-        name = matched.names[index]
-        counts = (f"{scores.positives[index]:,}", f"{100 * scores.prevalence[index]:.2f} %")
-        style = "" if scores.scored[index] else "dim"
-        add(name, result.group_of.get(name, ""), counts, figures.of_label(name), "ap", style)
-    table.add_section()
-    add(f"mean of {int(scores.scored.sum())}", "all", ("", ""), figures.over_all(), "map", "bold")
-    for group in result.groups:
-        add("mean", group, ("", ""), figures.of_group(group), "map", "bold")
-    notes = []
-    if result.resamples.drawn:
-        clusters = f"{result.resamples.clusters:,} {PLURAL[result.match.unit]}"
-        notes.append(f"95 % intervals from {result.resamples.drawn:,} resamples of {clusters}")
-    if result.summary["skipped"]:
-        notes.append(f"Left out of the means (positives or negatives only): {', '.join(result.summary['skipped'])}")
-    table.caption = "; ".join(notes) or None
-    return table
-
-
-def summary_table(result: Evaluation, preset: str | None = None) -> Table:
-    """The figures over all labels that are printed, those of a preset alone where one is named."""
-    found = result.figures.over_all()
-    if preset:
-        table = Table(title=preset)
-        table.add_column("")
-        table.add_column("", justify="right", no_wrap=True)
-        for title, figure in PRESETS[preset].items():
-            table.add_row(title, shown(found[figure]))
-        return table
-    table = Table(title="Over all labels")
-    table.add_column("")
-    for column in ("macro", "micro", "weighted"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("AUROC", *(shown(found[name]) for name in ("auroc", "auroc_micro", "auroc_weighted")))
-    table.add_row("AP", *(shown(found[name]) for name in ("map", "ap_micro", "ap_weighted")))
-    for rule in result.thresholds:
-        end = "" if rule == FIXED else f"_{rule}"
-        title = f"F1 at {result.thresholds[rule][0]:g}" if rule == FIXED else f"F1, {rule} thresholds"
-        table.add_row(title, shown(found[f"f1{end}"]), shown(found[f"f1_micro{end}"]), "")
-    table.add_row("ECE", shown(found["ece"]), "", "")
-    table.add_row("Brier", shown(found["brier"]), "", "")
-    return table
-
-
-def subgroup_table(result: Evaluation) -> Table:
-    """Subgroups with counts and means, as they are printed."""
-    table = Table(title="Subgroups")
-    table.add_column("", no_wrap=True, min_width=12)
-    for column in ("rows", PLURAL[result.match.unit], "labels", "AUROC", "AP"):
-        table.add_column(column, justify="right", no_wrap=True, min_width=15 if column in {"AUROC", "AP"} else 5)
-    last = ""
-    for part in result.parts:
-        if part.subgroup.column != last and last:
-            table.add_section()
-        last = part.subgroup.column
-        found = part.figures.of_group(COMMON)
-        counts = (f"{part.subgroup.rows.sum():,}", f"{part.clusters:,}", str(len(part.common)))
-        table.add_row(f"{last} {part.subgroup.value}", *counts, shown(found["auroc"]), shown(found["map"]))
-    table.caption = "Means over the labels that every subgroup of a column can score"
-    return table
 
 
 def shown(figure: Interval) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from longview import InputError
 from longview.data.manifest import META_PREFIX
 from longview.joining import some
 
+logger = logging.getLogger(__name__)
+
 UNKNOWN = "unknown"
-"""Subgroup of the rows whose cell is empty."""
+"""Subgroup of the rows whose cell is empty, or holds no age."""
 
 AGES = (0, 18, 40, 60, 80)
 """Years from which the bands of age start; the last is open."""
@@ -31,7 +34,9 @@ _NAMES = {
 
 _MOST = 30  # subgroups of one column: a column of ids or free text has more
 _FEW_NUMBERS = 6  # distinct numbers that are subgroups by themselves; more are banded
-_AGE = re.compile(r"^\s*(\d{1,3})\s*(?:Y|y)?\s*$")  # 58, and the 058Y of DICOM
+_AGE = re.compile(r"^\s*([+-]?\d+(?:\.\d*)?)\s*([YyMmWwDd]?)\s*$")  # 58, 58.0, and DICOM's 058Y, 006M, 003W, 002D
+_YEARS = {"m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}  # of a DICOM unit; years themselves are 1
+_OLDEST = 120  # years; more is a mistake, as NIH's 414
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,12 @@ def subgroups(table: pd.DataFrame, column: str, origin: str) -> list[Subgroup]:
         raise InputError(f"--by {column}: {origin} has no such column; it has {', '.join(map(str, table.columns))}")
     values = table[name].reset_index(drop=True)
     blank = values.isna() | (values.astype("str").str.strip() == "")
-    numbers = _numbers(values, age=_squeeze(column) in _NAMES["age"])
-    banded = numbers is not None and numbers.nunique() > (0 if column == "age" else _FEW_NUMBERS)
+    age = _squeeze(column) in _NAMES["age"]
+    numbers = _ages(values) if age else _numbers(values)
+    banded = numbers is not None and numbers.nunique() > (0 if age else _FEW_NUMBERS)
     if numbers is not None and banded:
-        text, order = _bands(numbers, age=column == "age")
+        _tell_strange(values[numbers.isna() & ~blank], f"--by {column}: of {len(values):,} rows of {origin}")
+        text, order = _bands(numbers, age=age)
     else:
         text = values.astype("str").str.strip()
         counts = text[~blank].value_counts()
@@ -100,12 +107,26 @@ def _find(table: pd.DataFrame, column: str) -> Any:
     return next((squeezed[name] for name in wanted if name in squeezed), None)
 
 
-def _numbers(values: pd.Series[Any], *, age: bool) -> pd.Series[float] | None:
-    """The column as numbers, where it is one of numbers; ages may be written as DICOM does."""
+def _tell_strange(values: pd.Series[Any], where: str) -> None:
+    """Say which cells stand under unknown although they are not empty."""
+    if len(values):
+        logger.warning("%s, %d hold no age from 0 to %d years and stand under %r: %s",
+                       where, len(values), _OLDEST, UNKNOWN, some(list(values.unique())))  # fmt: skip
+
+
+def _ages(values: pd.Series[Any]) -> pd.Series[float] | None:
+    """The column in years, NaN where it holds none; None where no cell can be read as an age."""
+    parts = values.astype("str").str.extract(_AGE)
+    factor = parts[1].str.lower().map(_YEARS).fillna(1.0).astype(np.float64)
+    years = pd.to_numeric(parts[0], errors="coerce").astype(np.float64) * factor
+    years = years.where((years >= 0) & (years <= _OLDEST))
+    return years if years.notna().any() else None
+
+
+def _numbers(values: pd.Series[Any]) -> pd.Series[float] | None:
+    """The column as numbers, where it is one of numbers."""
     if pd.api.types.is_bool_dtype(values):
         return None
-    if age and not pd.api.types.is_numeric_dtype(values):
-        values = values.astype("str").str.extract(_AGE, expand=False)
     numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
     text = values.notna() & (values.astype("str").str.strip() != "")
     return numbers if numbers.notna().any() and not (numbers.isna() & text).any() else None

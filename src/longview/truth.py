@@ -78,19 +78,19 @@ class Truth:
         return Truth(self.file, self.ids.loc[keep], self.table.loc[keep], others)
 
     def patients(self) -> pd.Series[Any] | None:
-        """Each row's patient, told apart by source; None where the table does not say.
+        """Each row's patient, told apart by source, "" where it is not known; None where the table does not say.
 
         Sources of one family (NIH's films are RSNA's too) share their patients.
         """
         if self.others is None:
             return None
         found = identify(self.others, str(self.file)).get("patient_id")
-        if found is None or (found == "").any():
+        if found is None:
             return None
         if "source" not in self.others.columns:
             return found
         family = self.others["source"].astype("str").map(family_of)
-        return family.str.cat(found, sep="/")
+        return family.str.cat(found, sep="/").mask(found == "", "")
 
     def targets(self, columns: Sequence[str]) -> npt.NDArray[np.float64]:
         """Values of some columns, (n, L), NaN where empty.
@@ -131,8 +131,9 @@ class Match:
         keys: (n,) image or study of each row.
         clusters: (n,) its patient; its study, or the row itself, where patients are not known.
         unit: What the clusters are: `patient`, `study` or `image`.
-        others: (n,) rows of the truth's other columns, such as views; a study whose images differ has
+        others: (n,) rows of the truth's other columns, such as views or hospitals; a study whose images differ has
             :data:`SEVERAL` there.
+        patientless: Rows without a patient, for lack of which the clusters are not patients.
     """
 
     level: Level
@@ -149,6 +150,14 @@ class Match:
     clusters: npt.NDArray[Any]
     unit: str
     others: pd.DataFrame
+    patientless: int = 0
+
+
+def unknown_patients(found: Match) -> str:
+    """A sentence on rows without a patient."""
+    count = len(found.targets)
+    part = "" if found.patientless == count else f" for {found.patientless:,} of {count:,} {PLURAL[found.level]}"
+    return f"Patients are not known{part}"
 
 
 def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = None, split: str | None = None) -> Match:
@@ -192,8 +201,8 @@ def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = Non
     inside = ~np.isnan(position)
     row = position[inside].astype(np.int64)
     found = predictions.loc[inside]
-    others = _others_per_key(kept, wanted[keep]).iloc[row].reset_index(drop=True)
-    clusters, unit = _clusters(found, others, level)
+    others = _others_per_key(kept, wanted[keep], columns).iloc[row].reset_index(drop=True)
+    clusters, unit, patientless = _clusters(found, others, level)
     return Match(
         level=level,
         names=names,
@@ -208,13 +217,16 @@ def match(predictions: pd.DataFrame, truth: Truth, labels: LabelSet | None = Non
         keys=given[inside].to_numpy(object),
         clusters=clusters,
         unit=unit,
+        patientless=patientless,
         others=others.drop(columns=_PATIENT),
     )
 
 
-def _others_per_key(truth: Truth, keys: pd.Series[Any]) -> pd.DataFrame:
-    """The truth's other columns, and its patients as :data:`_PATIENT`, with one row per id, as :func:`_one_per_key`."""
-    table = pd.DataFrame(index=truth.ids.index) if truth.others is None else truth.others
+def _others_per_key(truth: Truth, keys: pd.Series[Any], labels: Sequence[str]) -> pd.DataFrame:
+    """The truth's columns beside the scored labels, and its patients as :data:`_PATIENT`, with one row per id."""
+    table = truth.table.drop(columns=list(labels))
+    if truth.others is not None:
+        table = pd.concat([truth.others, table], axis=1)
     patients = truth.patients()
     table = table.assign(**{_PATIENT: "" if patients is None else patients})
     codes, unique = pd.factorize(keys)
@@ -230,16 +242,24 @@ def _others_per_key(truth: Truth, keys: pd.Series[Any]) -> pd.DataFrame:
     return first
 
 
-def _clusters(predictions: pd.DataFrame, others: pd.DataFrame, level: Level) -> tuple[npt.NDArray[Any], str]:
-    """What rows are drawn together, and its name: the truth's patients, else those of the predictions, else studies."""
+def _clusters(predictions: pd.DataFrame, others: pd.DataFrame, level: Level) -> tuple[npt.NDArray[Any], str, int]:
+    """What rows are drawn together, its name, and the rows without a patient.
+
+    The truth's patients, else those of the predictions, else studies.
+    """
     known = others[_PATIENT]
-    if len(known) and not known.isin(["", SEVERAL]).any():
-        return known.to_numpy(object), "patient"
+    lacking = int(known.isin(["", SEVERAL]).sum())
+    if len(known) and not lacking:
+        return known.to_numpy(object), "patient", 0
     for unit in ("patient", "study"):
         column = f"{unit}_id"
-        if column in predictions.columns and (predictions[column] != "").all():
-            return predictions[column].to_numpy(object), unit
-    return np.arange(len(predictions)), level
+        if column not in predictions.columns:
+            continue
+        blank = int((predictions[column] == "").sum())
+        if not blank:
+            return predictions[column].to_numpy(object), unit, 0 if unit == "patient" else lacking
+        lacking = min(lacking, blank) if unit == "patient" else lacking
+    return np.arange(len(predictions)), level, lacking
 
 
 def training_groups(

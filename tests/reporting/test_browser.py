@@ -116,6 +116,12 @@ def test_films_are_drawn(open_page):
     assert film.evaluate(shade) == 32 and film.bounding_box()["width"] > 60
 
 
+def test_the_tables_fit_a_window_of_1280_pixels(open_page):
+    page = open_page(viewport={"width": 1280, "height": 800})
+    sizes = page.locator(".scroll").evaluate_all("parts => parts.map(part => [part.scrollWidth, part.clientWidth])")
+    assert all(inner <= outer for inner, outer in sizes if outer), sizes
+
+
 @pytest.mark.parametrize("width", [1280, 420])
 def test_nothing_is_wider_than_the_window(open_page, width):
     page = open_page(viewport={"width": width, "height": 800}, color_scheme="dark")

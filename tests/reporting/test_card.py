@@ -76,7 +76,8 @@ def test_without_the_option_the_checkpoint_is_named(evaluated, tmp_path, caplog)
     assert f"give --checkpoint {evaluated.checkpoint} for a model card" in caplog.text
     assert json.loads((out / "metrics.json").read_text())["made_with"]["checkpoint"] == str(evaluated.checkpoint)
     assert f"--checkpoint {evaluated.checkpoint}</code>" in (out / "report.html").read_text()
-    assert not (out / "MODEL_CARD.md").exists()
+    assert (out / "MODEL_CARD.md").read_text() == "of an earlier report"
+    assert "MODEL_CARD.md is of an earlier report, and stays" in caplog.text
 
 
 @pytest.mark.parametrize("source", [name for name in SOURCES if name not in {"phantom", "table", "folder"}])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from longview.evaluate import evaluate
+from longview.reporting.drawn import POINTS
 from longview.reporting.page import page
 
 QUIET = {"style", "script", "code", "svg", "caption", "h3", "th", "option"}
@@ -21,7 +22,8 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.figures, self.links, self.rest = [], [], [], []
+        self.open, self.figures, self.links, self.rest, self.notes = [], [], [], [], {}
+        self.note = ""
         self.feed(text)
 
     def handle_startendtag(self, tag, attributes):
@@ -32,6 +34,8 @@ class Reader(HTMLParser):
         if tag == "data":
             given = dict(attributes)
             self.figures.append((given["data-at"], float(given["value"]), ""))
+        elif tag == "p":
+            self.note = dict(attributes).get("data-at", "")
         if tag not in {"meta", "link", "br"}:
             self.open.append(tag)
 
@@ -46,6 +50,8 @@ class Reader(HTMLParser):
         if self.open and self.open[-1] == "data":
             where, value, before = self.figures[-1]
             self.figures[-1] = (where, value, before + text)
+        elif self.note and self.open[-1] == "p":
+            self.notes[self.note] = self.notes.get(self.note, "") + text
         elif not QUIET & set(self.open):
             self.rest.append(text)
 
@@ -65,6 +71,15 @@ def test_every_figure_of_the_page_is_in_metrics_json(evaluated):
         scale = 100 if text.endswith("%") else 1
         digits = len(shown.partition(".")[2])
         assert abs(float(shown) - scale * exact) <= 0.5001 * 10**-digits, where
+
+
+def test_notes_are_those_of_metrics_json_and_tell_of_few_patients_and_of_calibration(evaluated):
+    notes = Reader(evaluated.page).notes
+    assert list(notes.values()) == [resolve(evaluated.metrics, where) for where in notes] == evaluated.metrics["notes"]
+    given = evaluated.metrics["files"]["calibration"]
+    assert f"after calibration by {given['path']} (SHA-256 {given['sha256'][:12]}…)" in notes["/notes/0"]
+    assert "by rule f1" in notes["/notes/0"] and notes["/notes/0"] in evaluated.card
+    assert evaluated.page.index("/notes/0") < evaluated.page.index('id="groups"')
 
 
 def test_no_figure_stands_in_the_page_as_mere_text(evaluated):
@@ -137,16 +152,16 @@ def test_many_labels_with_films_stay_below_two_megabytes(evaluated):
     report = json.loads(json.dumps(evaluated.metrics))
     rng = np.random.default_rng(0)
     (row,) = (row for row in report["per_label"] if row["label"] == "Effusion")
-    steps = np.sort(rng.random((2, 200)), axis=1).round(5).tolist()
+    steps, risk = (np.sort(rng.random((2, count)), axis=1).round(5).tolist() for count in (POINTS, 200))
     report["per_label"] = [{**row, "label": f"Calcification of something {number}"} for number in range(45)]
     for number in range(45):
         name = f"Calcification of something {number}"
         for part in (report["label_figures"], report["worst"], report["reliability"], *report["confusion"].values()):
             part[name] = part["Effusion"]
         for curves in (report["risk"]["curves"], report["risk"]["best_curves"]):
-            curves[name] = dict(zip(("coverage", "risk"), steps, strict=True))
+            curves[name] = dict(zip(("coverage", "risk"), risk, strict=True))
         report["risk"]["per_label"].append({**report["risk"]["per_label"][0], "label": name})
         for curves in report["curves"].values():
             curves["labels"][name] = {"x": steps[0], "y": steps[1]}
     films = {f"film {number}": "data:image/jpeg;base64," + "A" * 3000 for number in range(45 * 6)}  # as 88 px take
-    assert len(page(report, films).encode()) < 2_000_000
+    assert len(page(report, films).encode()) < 1_950_000  # room below the 2 MB

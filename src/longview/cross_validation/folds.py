@@ -271,6 +271,8 @@ def make_plan(output: Path, options: Sequence[str], folds: int, validation: floa
     """
     from longview.training import describe
 
+    if seed < 0:
+        raise InputError(f"--seed {seed}: give 0 or a positive whole number")
     if not any(word in {"-c", "--config"} or word.startswith("--config=") for word in options):
         raise InputError("folds needs --config EXPERIMENT, as fit does")
     config = describe(["fit", *options])

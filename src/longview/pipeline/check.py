@@ -88,6 +88,8 @@ def _check_calibration(plan: Plan, parsed: Mapping[str, Any]) -> None:
                     raise InputError(
                         f"{plan.file}: calibrate.options.{option} is {getattr(given, option)}; give 0 or more"
                     )
+            if given.folds == 1:
+                raise InputError(f"{plan.file}: calibrate.options.folds is 1; give 2 or more, or 0 for none")
 
 
 def _check_options(file: Path, where: str, verb: str, options: Options | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from longview.reporting.model import data_sheet
+from longview.reporting.notes import calibration_note
 from longview.reporting.numbers import DASH, written
 from longview.reporting.sections import title_of
 from longview.truth import PLURAL
@@ -147,6 +148,7 @@ def _limits(report: Mapping[str, Any]) -> str:
     weak = [name for name, low in lowest.items() if low is not None and low <= 0.5]
     if weak:
         items.append(f"Not shown to be better than chance (interval of AUROC holds 0.5): {', '.join(weak)}.")
+    items += [note for note in report.get("notes", []) if "intervals are" in note]
     items += _gaps(report)
     ece = report["overall"]["ece"]["value"]
     if ece is not None:
@@ -226,9 +228,11 @@ def _evaluation(report: Mapping[str, Any]) -> str:
         for row in sorted(report["per_label"], key=lambda row: -row["positives"])
     ]
     head = ("label", "positives", "AUROC", "AP", f"F1 at {report['options']['threshold']:g}", "ECE")
+    calibrated = report.get("calibrated")
+    note = f"**{calibration_note(calibrated)}**\n\n" if calibrated else ""
     return (
         f"## Evaluation\n\nOn `{report['files']['truth']['path']}`{splits}: {report['rows']:,} "
-        f"{PLURAL[report['level']]}{how}. All figures: metrics.json and report.html beside this file.\n\n"
+        f"{PLURAL[report['level']]}{how}. All figures: metrics.json and report.html beside this file.\n\n{note}"
         f"{_table(('over all labels', ''), overall)}\n{_table(head, labels)}"
     )
 

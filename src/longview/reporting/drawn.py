@@ -14,8 +14,8 @@ from longview.score_report import Evaluation, confusion_rows
 
 FloatArray = npt.NDArray[np.float64]
 
-POINTS = 200
-"""Vertices of a curve at most: a chart of the page is hardly more pixels wide."""
+POINTS = 120
+"""Vertices of a curve at most: one for every three pixels or fewer of a chart of the page."""
 
 _GRID = np.linspace(0, 1, 101)
 _DIGITS = 5

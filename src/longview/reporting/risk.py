@@ -123,12 +123,14 @@ class Risk:
         errors = errors_of(result.match.scores[:, scored], result.match.targets[:, scored], "squared")
         doubts = np.asarray(result.doubt, np.float64)[:, scored]
         areas = aurc_replicates(errors, doubts, result.resamples)
-        drawn = result.resamples.drawn
+        drawn, sure = result.resamples.drawn, result.figures.supported[scored]
         return cls(
             report=RiskReport.of(names, errors, doubts, "squared", doubt.measure),
             best=RiskReport.of(names, errors, errors, "squared", "error"),
-            aurc={name: Interval.of(areas[:, index], drawn) for index, name in enumerate(names)},
-            macro=Interval.of(mean(areas), drawn),
+            aurc={
+                name: Interval.of(areas[:, place], drawn, sure=bool(sure[place])) for place, name in enumerate(names)
+            },
+            macro=Interval.of(mean(areas), drawn, sure=bool(sure.any())),
             method=doubt.method,
         )
 

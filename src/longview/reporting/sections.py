@@ -8,7 +8,7 @@ from typing import Any
 
 from longview.curves import GROUPS
 from longview.reporting.charts import group_chart, group_class, interval_mark, risk_chart
-from longview.reporting.numbers import Form, Numbers
+from longview.reporting.numbers import Form, Numbers, pointer
 from longview.score_report import PRESETS
 from longview.statistics.figures import FIXED
 from longview.truth import PLURAL
@@ -86,18 +86,16 @@ def _preset(numbers: Numbers) -> str:
 
 def _notes(numbers: Numbers) -> str:
     """How intervals were made, and what is left out."""
-    notes = []
+    notes = [
+        f'<p class="note" data-at="{pointer("notes", place)}">{escape(note)}</p>'
+        for place, note in enumerate(numbers.at("notes"))
+    ]
     if numbers.has("bootstrap", "resamples"):
         unit = PLURAL[numbers.at("bootstrap", "unit")]
         notes.append(
             f"<p>In parentheses: {numbers.show('bootstrap', 'level', form='percent')} intervals (BCa) from "
             f"{numbers.show('bootstrap', 'resamples', form='count')} resamples of whole {unit}.{_beside(numbers)}</p>"
         )
-        if numbers.at("unit") != "patient":
-            notes.append(
-                f'<p class="note">Patients are not known: intervals are over {unit}, and too narrow where a patient '
-                f"has several.</p>"
-            )
     for key, words in (
         ("skipped", "Left out of every mean, for lack of positives or of negatives"),
         ("not_in_truth", "Predicted, but not in the truth"),
@@ -282,21 +280,23 @@ def subgroups(numbers: Numbers) -> str:
     for index, part in enumerate(parts):
         place = ("subgroups", index)
         cells = [numbers.show(*place, key, form="count") for key in ("rows", "clusters")]
-        cells.append(numbers.show(*place, "common", "count", form="count"))
-        for figure in ("auroc", "map"):
-            entry = numbers.at(*place, "common", "figures", figure)
-            mark = interval_mark(entry, 0.5 if figure == "auroc" else None)
-            cells.append(numbers.with_interval(*place, "common", "figures", figure) + mark)
+        for of, count in (((), "labels"), (("common",), "count")):
+            cells.append(numbers.show(*place, *of, count, form="count"))
+            for figure in ("auroc", "map"):
+                entry = numbers.at(*place, *of, "figures", figure)
+                mark = "" if of else interval_mark(entry, 0.5 if figure == "auroc" else None)
+                cells.append(numbers.with_interval(*place, *of, "figures", figure) + mark)
         name = f'<span class="soft">{escape(part["column"])}</span> {escape(part["value"])}'
         rows.append(
             f'<tr class="g-head"><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
         )
-    head = _head("subgroup", PLURAL[numbers.at("level")], PLURAL[numbers.at("unit")], "labels", "AUROC", "AP")
+    head = _head("subgroup", PLURAL[numbers.at("level")], PLURAL[numbers.at("unit")], "labels", "AUROC", "AP",
+                 "common labels", "AUROC", "AP")  # fmt: skip
     caption = (
-        "Means over the labels that every subgroup of a column can score; AP also depends on how frequent labels are "
-        "in a subgroup"
+        "First, means over the labels that a subgroup itself can score; then, over those that every subgroup of a "
+        "column can score: only these compare. AP also depends on how frequent labels are in a subgroup"
     )
-    table = _table("Figures of each subgroup", caption, head, rows, "wide")
+    table = _table("Figures of each subgroup", caption, head, rows, "wide tight")
     return f'<section id="subgroups"><h2>Subgroups</h2>{table}</section>'
 
 

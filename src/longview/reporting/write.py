@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from longview.calibration.reliability import diagrams, plot_diagrams
 from longview.data.manifest import META_PREFIX
 from longview.reporting.card import model_card
 from longview.reporting.drawn import drawn
+from longview.reporting.keeping import CARD, sealed
 from longview.reporting.model import is_phantom
 from longview.reporting.page import page
 from longview.reporting.risk import RISK, Risk
@@ -26,7 +27,6 @@ from longview.score_report import Evaluation, curves_of, without_nan, write_tabl
 
 logger = logging.getLogger(__name__)
 
-CARD = "MODEL_CARD.md"
 RELIABILITY = "reliability.png"
 
 _COUNTED = ("source", "view", f"{META_PREFIX}sex")  # columns whose values are counted
@@ -48,6 +48,9 @@ def write_report(
     made_with: Mapping[str, str] | None = None,
     model: Mapping[str, Any] | None = None,
     risk: Risk | None = None,
+    notes: Sequence[str] = (),
+    calibrated: Mapping[str, Any] | None = None,
+    card: str = CARD,
 ) -> None:
     """Write everything into a folder.
 
@@ -62,6 +65,9 @@ def write_report(
         made_with: What predictions say of their checkpoint (see :func:`longview.reporting.model.made_with`).
         model: A checkpoint's description (:func:`longview.reporting.model.read_model`); None: no model card.
         risk: Risk and coverage, where the uncertainty is known.
+        notes: What a reader has to know (:func:`longview.reporting.notes.notes_of`).
+        calibrated: How the probabilities were calibrated (:func:`longview.reporting.notes.calibration_of`).
+        card: Name of the model card's file.
     """
     curves = curves_of(result)
     found = diagrams(result.match.names, result.match.scores, result.match.targets)
@@ -72,6 +78,8 @@ def write_report(
     errors = worst(result.match)
     report |= {
         "options": dict(options),
+        "notes": list(notes),
+        "calibrated": None if calibrated is None else dict(calibrated),
         "versions": _versions(),
         "made_with": None if made_with is None else dict(made_with),
         "model": None if model is None else dict(model),
@@ -89,7 +97,7 @@ def write_report(
     shown = _films(store, errors, result) if store and thumbnails else {}
     (folder / "report.html").write_text(page(whole, shown), encoding="utf-8")
     if model is not None:
-        (folder / CARD).write_text(model_card(whole), encoding="utf-8")
+        (folder / card).write_text(sealed(model_card(whole)), encoding="utf-8")
 
 
 def _films(store: Path, errors: dict[str, dict[str, Any]], result: Evaluation) -> dict[str, str]:

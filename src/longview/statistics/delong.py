@@ -18,6 +18,9 @@ IntArray = npt.NDArray[np.int64]
 
 _NORMAL = NormalDist()
 
+MOST_ROWS = 100_000
+"""Rows up to which an evaluation has these intervals beside those of its resamples."""
+
 
 @dataclass(frozen=True)
 class AreaTest:
@@ -62,6 +65,12 @@ class AreaTest:
     def error(self, model: int) -> float:
         """Standard error of one model's AUROC."""
         return float(np.sqrt(self.covariance[model, model]))
+
+    def interval(self, model: int, level: float = 0.95) -> tuple[float, float]:
+        """Interval of one model's AUROC, within 0 and 1; NaN where the error is not defined."""
+        reach = _NORMAL.inv_cdf((1 + level) / 2) * self.error(model)
+        low, high = np.clip((self.auroc[model] - reach, self.auroc[model] + reach), 0, 1)
+        return float(low), float(high)
 
     def p_value(self, one: int, other: int) -> float:
         """Two-sided, that two models' AUROCs are the same; 1 where they never differ."""

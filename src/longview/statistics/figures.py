@@ -14,6 +14,7 @@ from longview.statistics.counted import Cells, Summing, cut
 from longview.statistics.intervals import Interval
 from longview.statistics.ranked import AT_ONCE, Counting, Ranking
 from longview.statistics.resampling import Resamples
+from longview.statistics.support import BoolArray, supported
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,6 +37,8 @@ class Figures:
         groups: Group -> figure -> (K,), means over its labels.
         cells: Rule -> `tp`, `fp`, `fn`, `tn` -> (K, L).
         drawn: How many replicates are the bootstrap's.
+        supported: (L,) labels that have enough patients for intervals; a mean has one where any of its labels has.
+        members: Group -> places of its labels.
         known: Intervals that were asked for already.
     """
 
@@ -45,24 +48,33 @@ class Figures:
     groups: dict[str, dict[str, FloatArray]]
     cells: dict[str, Cells]
     drawn: int
+    supported: BoolArray
+    members: dict[str, list[int]]
     known: dict[str, dict[str, Interval]] = field(default_factory=dict, repr=False)
 
     def of_label(self, name: str) -> dict[str, Interval]:
         """Figure -> value and interval of one label."""
         index = self.names.index(name)
-        return self._intervals(f"label {name}", {key: values[:, index] for key, values in self.labels.items()})
+        return self._intervals(f"label {name}", {key: values[:, index] for key, values in self.labels.items()},
+                               sure=bool(self.supported[index]))  # fmt: skip
 
     def over_all(self) -> dict[str, Interval]:
         """Figure -> value and interval over all labels."""
-        return self._intervals("all", self.overall)
+        return self._intervals("all", self.overall, sure=bool(self.supported.any()))
 
     def of_group(self, name: str) -> dict[str, Interval]:
         """Figure -> value and interval over a group's labels."""
-        return self._intervals(f"group {name}", self.groups[name])
+        return self._intervals(f"group {name}", self.groups[name], sure=self.sure_of(name))
 
-    def _intervals(self, key: str, replicates: Mapping[str, FloatArray]) -> dict[str, Interval]:
+    def sure_of(self, group: str) -> bool:
+        """Whether a group's means have intervals."""
+        return bool(self.supported[self.members[group]].any())
+
+    def _intervals(self, key: str, replicates: Mapping[str, FloatArray], *, sure: bool) -> dict[str, Interval]:
         if key not in self.known:
-            self.known[key] = {figure: Interval.of(values, self.drawn) for figure, values in replicates.items()}
+            self.known[key] = {
+                figure: Interval.of(values, self.drawn, sure=sure) for figure, values in replicates.items()
+            }
         return self.known[key]
 
 
@@ -103,7 +115,9 @@ def ranking_figures(
     _walk(counting, track)
     labels = {"auroc": counting.result.auroc, "ap": counting.result.ap}
     overall = {"map": mean(labels["ap"]), "auroc": mean(labels["auroc"])}
-    return Figures(list(names), labels, overall, _groups(names, labels, groups), {}, resamples.drawn)
+    members = _members(names, groups)
+    means = _groups(labels, members)
+    return Figures(list(names), labels, overall, means, {}, resamples.drawn, supported(targets, resamples), members)
 
 
 def all_figures(
@@ -149,7 +163,11 @@ def all_figures(
     for rule, cells in summing.cells.items():
         together = {name: values.sum(axis=1) for name, values in cells.items()}
         overall[_named("f1_micro", rule)] = cut(together)["f1"]
-    return Figures(list(names), labels, overall, _groups(names, labels, groups), summing.cells, resamples.drawn)
+    members = _members(names, groups)
+    sure = supported(targets, resamples)
+    return Figures(
+        list(names), labels, overall, _groups(labels, members), summing.cells, resamples.drawn, sure, members
+    )
 
 
 def mean(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
@@ -162,13 +180,15 @@ def mean(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     return result
 
 
-def _groups(
-    names: Sequence[str], labels: Mapping[str, FloatArray], groups: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, FloatArray]]:
+def _members(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
     place = {name: index for index, name in enumerate(names)}
+    return {group: [place[name] for name in members if name in place] for group, members in groups.items()}
+
+
+def _groups(labels: Mapping[str, FloatArray], members: Mapping[str, Sequence[int]]) -> dict[str, dict[str, FloatArray]]:
     found = {}
-    for group, members in groups.items():
-        inside = [place[name] for name in members if name in place]
+    for group, places in members.items():
+        inside = list(places)
         means = {figure: mean(values[:, inside]) for figure, values in labels.items()}
         found[group] = {"map": means.pop("ap")} | means
     return found

@@ -48,17 +48,18 @@ class Interval:
     undefined: int
 
     @classmethod
-    def of(cls, replicates: FloatArray, drawn: int) -> Interval:
+    def of(cls, replicates: FloatArray, drawn: int, *, sure: bool = True) -> Interval:
         """From a figure's (K,) replicates.
 
         Args:
             replicates: The data as they are, then the bootstrap's, then the jackknife's.
             drawn: How many are the bootstrap's.
+            sure: Whether there is enough for an interval (:func:`longview.statistics.support.supported`).
         """
         value, boot, left_out = float(replicates[0]), replicates[1 : 1 + drawn], replicates[1 + drawn :]
         known = np.sort(boot[~np.isnan(boot)])
         undefined = drawn - len(known)
-        if not len(known) or np.isnan(value):
+        if not sure or not len(known) or np.isnan(value):
             nan = float("nan")
             return cls(value, nan, nan, nan, nan, nan, undefined)
         tail = (1 - LEVEL) / 2
