@@ -211,6 +211,16 @@ def test_runs_into_one_folder_add_to_each_other(film, tmp_path):
     assert all((output / "film 1" / name).is_file() for entry in data["maps"] for name in entry["files"].values())
 
 
+def test_films_that_would_share_a_folder_are_refused_before_anything_is_made(film, tmp_path):
+    folder = tmp_path / "films"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("sub/a.png", "sub_a.png"):
+        (folder / name).write_bytes(film.read_bytes())
+    with pytest.raises(InputError, match="both be explained in the folder 'sub_a'"):
+        verb.explain(["linear"], tmp_path / "out", input=folder, labels=["Mass"])
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_two_models_of_one_name_are_told_apart(film, tmp_path):
     verb.explain(["linear", "other"], tmp_path, input=film, labels=["Mass"])
     assert [entry["model"] for entry in metadata(tmp_path / "film 1")["maps"]] == ["tiny", "tiny-000000"]

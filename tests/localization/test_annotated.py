@@ -107,6 +107,13 @@ def test_a_box_outside_of_the_film_names_file_row_both_frames_and_the_remedy(tmp
     assert found.boxes["a", "Mass"].tolist() == [[0.1, 0.1, 0.5, 0.5], [30, 10, 5, 5]]
 
 
+def test_a_frame_on_the_command_line_does_not_overrule_that_of_the_file(tmp_path):
+    text = "image_id,label,x,y,width,height,frame_width,frame_height\na,Mass,1,1,5,5,64,32\n"
+    assert read(tmp_path, text, films(64, 32, "a"), frame=(64, 32)) is not None
+    with pytest.raises(InputError, match=r"boxes\.csv: row 2: .* 64 x 32, as the file .* --frame says 640x320; leave"):
+        read(tmp_path, text, films(64, 32, "a"), frame=(640, 320))
+
+
 def test_a_box_outside_of_the_frame_that_its_own_file_states_is_refused_too(tmp_path):
     text = "image_id,label,x,y,width,height,frame_width,frame_height\na,Mass,90,0,20,5,100,100\n"
     with pytest.raises(InputError, match=r"row 2: .*outside of the frame 100 x 100 \(the frame that the file states\)"):

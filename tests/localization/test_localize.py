@@ -137,6 +137,28 @@ def test_a_pair_on_the_command_line_is_scored_by_the_same_definitions(tmp_path, 
     assert "Cardiomegaly; 1 pair of a film and a label" in capsys.readouterr().out
 
 
+def test_one_film_has_no_interval(tmp_path):
+    np.save(tmp_path / "map.npy", bump((40, 60), (10, 10, 20, 20)))
+    localize(tmp_path / "out", mask=tmp_path / "map.npy", ground_truth="Mass,10,10,20,20")
+    row = figures(tmp_path / "out").loc[("map/given", "Mass")]
+    assert row["pointing"] == 1 and np.isnan(row["pointing_low"]) and np.isnan(row["pointing_high"])
+
+
+def test_films_and_labels_that_are_spelled_alike_keep_masks_and_pictures_of_their_own(tmp_path):
+    heat = (bump((40, 60), (10, 10, 20, 20)), 0.9)
+    images = ["1.23", "1.2/3", "胸一", "胸二"]
+    for place, image in enumerate(images):
+        explained(tmp_path / "maps", f"film{place}", {("m", how, label): heat for how in ("left", "right")
+                                                     for label in ("A+B", "AB")})  # fmt: skip
+        file = tmp_path / "maps" / f"film{place}" / "metadata.json"
+        data = json.loads(file.read_text(encoding="utf-8"))
+        data["image"]["image_id"] = image
+        file.write_text(json.dumps(data), encoding="utf-8")
+    localize(tmp_path / "out", maps=[tmp_path / "maps"], consolidate=["union"])
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == len(images)
+    assert len(list((tmp_path / "out" / "masks").glob("*/*.png"))) == 2 * len(images)
+
+
 def test_what_is_no_float_map_and_no_mask_is_refused_rather_than_thresholded(tmp_path):
     colour = np.zeros((40, 60, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "heat.png"), colour)

@@ -17,6 +17,7 @@ Several runs into one folder add to it: a map is known by model, label and metho
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ import numpy.typing as npt
 from longview import InputError
 from longview.explain import overlay
 from longview.outputs import staged
+
+logger = logging.getLogger(__name__)
 
 METADATA = "metadata.json"
 _MOST = 8  # rows and columns of a comparison
@@ -250,8 +253,15 @@ class _Writer:
         (self.folder / METADATA).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
     def _comparison(self, entries: Sequence[MapEntry]) -> Pixels:
-        labels = list(dict.fromkeys(entry.label for entry in entries))[:_MOST]
-        columns = list(dict.fromkeys((entry.method, entry.model) for entry in entries))[:_MOST]
+        every = list(dict.fromkeys((entry.method, entry.model) for entry in entries))
+        columns = every[:_MOST]
+        known = list(dict.fromkeys(entry.label for entry in entries if (entry.method, entry.model) in columns))
+        labels = known[:_MOST]
+        if len(every) > _MOST or len(known) > _MOST:
+            logger.info(
+                "%s: comparison.png shows %d of %d labels, %d of %d methods and models; all maps stand beside it",
+                self.folder, len(labels), len(known), len(columns), len(every),
+            )  # fmt: skip
         tiles = []
         for label in labels:
             line: list[tuple[Pixels, str] | None] = []

@@ -100,6 +100,7 @@ class Run:
         Raises:
             InputError: Where a film cannot be read; with several studies, where none can.
         """
+        _check_folders([film.image_id for study in studies for film in study.films])
         done, passed, failed = 0, 0, list[str]()
         for study in _with_progress(studies):
             try:
@@ -200,6 +201,19 @@ class Run:
             else:
                 places += sorted(range(len(model.names)), key=lambda place: -probabilities[place])[:count]
         return list(dict.fromkeys(places))
+
+
+def _check_folders(image_ids: Sequence[str]) -> None:
+    """Refuse films whose results would share a folder, before anything is computed."""
+    owner: dict[str, str] = {}
+    for image_id in image_ids:
+        # upper and lower case are the same file on some disks
+        other = owner.setdefault(folder_name(image_id).lower(), image_id)
+        if other != image_id:
+            raise InputError(
+                f"images {other!r} and {image_id!r} would both be explained in the folder {folder_name(image_id)!r}; "
+                f"rename one of them, or explain them into two outputs"
+            )
 
 
 class _UnreadableError(Exception):

@@ -88,8 +88,21 @@ class Annotated:
         return cls(Path(origin), table, pd.Index(table["image_id"].unique()), complete=False)
 
     def in_frame(self, width: int, height: int) -> Annotated:
-        """The same boxes, said to be in pixels of this frame, where the file does not tell another."""
+        """The same boxes, said to be in pixels of this frame.
+
+        Raises:
+            InputError: Where the file itself tells another one.
+        """
         sides = {"frame_width": float(width), "frame_height": float(height)}
+        for key, side in sides.items():
+            other = self.boxes[key].notna() & (self.boxes[key] != side)
+            if other.any():
+                bad = self.boxes[other].iloc[0]
+                raise InputError(
+                    f"{self.file}: row {bad['row']}: its boxes are in a frame of {bad['frame_width']:g} x "
+                    f"{bad['frame_height']:g}, as the file (or its format) states, and --frame says {width}x{height}; "
+                    f"leave --frame out"
+                )
         return replace(self, boxes=self.boxes.assign(**{key: self.boxes[key].fillna(to) for key, to in sides.items()}))
 
 

@@ -158,24 +158,24 @@ def _each(
     if drawn:
         (folder / "pictures").mkdir()
     films = []
+    film_names, label_names = _names(every), _names(list(dict.fromkeys(label for _, label in pairs)))
     steps = localised(explained, pairs, truth, plan)
     console = Console(stderr=True)
     for result in track(
         steps, "films", total=len(every), console=console, transient=True, disable=not console.is_terminal
     ):
         if result.film.image_id in drawn:
-            draw(result, folder / "pictures" / f"{_slug(result.film.image_id)}.png")
-        _write_masks(result, plan, folder)
+            draw(result, folder / "pictures" / f"{film_names[result.film.image_id]}.png")
+        _write_masks(result, plan, folder / "masks" / film_names[result.film.image_id], label_names)
         films.append(_without_masks(result))
     return films
 
 
-def _write_masks(result: OnFilm, plan: Plan, folder: Path) -> None:
+def _write_masks(result: OnFilm, plan: Plan, place: Path, label_names: Mapping[str, str]) -> None:
     for label, shown in result.shown.items():
         for how in plan.consolidations:
-            place = folder / "masks" / _slug(result.film.image_id)
             place.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(place / f"{how}_{_slug(label)}.png"), shown[how].found.mask.astype(np.uint8) * 255)
+            cv2.imwrite(str(place / f"{how}_{label_names[label]}.png"), shown[how].found.mask.astype(np.uint8) * 255)
 
 
 def _without_masks(result: OnFilm) -> OnFilm:
@@ -190,8 +190,18 @@ def _without_masks(result: OnFilm) -> OnFilm:
     )
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "", re.sub(r"\s+", "_", text)) or "film"
+def _names(texts: Sequence[str]) -> dict[str, str]:
+    """Texts as names of files, no two alike: the second of two that would be gets `-2`."""
+    taken: dict[str, str] = {}  # upper and lower case are the same file on some disks
+    found = {}
+    for text in texts:
+        plain = re.sub(r"[^A-Za-z0-9._-]", "", re.sub(r"\s+", "_", text)).strip(".") or "film"
+        name, number = plain, 1
+        while taken.setdefault(name.lower(), text) != text:
+            number += 1
+            name = f"{plain}-{number}"
+        found[text] = name
+    return found
 
 
 def _compared(members: Sequence[str], plan: Plan) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from longview.localization.boxes import Box
 from longview.localization.localising import OnFilm
 from longview.statistics.intervals import Interval, difference_p
 from longview.statistics.resampling import Resamples
+from longview.statistics.support import LEAST
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,6 +40,7 @@ class Summary:
         figures: (name, label or :data:`MEAN`) -> figure -> (K,).
         resamples: The replicates.
         unit: What is drawn: `patient` or `image`.
+        units: Label or :data:`MEAN` -> how many of those have it; below two there is no interval.
     """
 
     names: list[str]
@@ -48,10 +50,12 @@ class Summary:
     figures: dict[tuple[str, str], dict[str, FloatArray]]
     resamples: Resamples
     unit: str
+    units: dict[str, int]
 
     def interval(self, name: str, label: str, figure: str) -> Interval:
         """A figure with its interval."""
-        return Interval.of(self.figures[name, label][figure], self.resamples.drawn)
+        sure = self.units[label] >= LEAST
+        return Interval.of(self.figures[name, label][figure], self.resamples.drawn, sure=sure)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per name and label, and one for the mean over labels: counts, and figures with intervals."""
@@ -77,11 +81,12 @@ class Summary:
                     continue
                 for figure in ("pointing", "corloc_0.3", "iou", "dice", "map"):
                     gap = ours[figure] - theirs[figure]
-                    found = Interval.of(gap, self.resamples.drawn)
+                    sure = self.units[label] >= LEAST
+                    found = Interval.of(gap, self.resamples.drawn, sure=sure)
                     row = {"name": first, "over": second, "label": label, "figure": figure, "difference": found.value}
                     if self.resamples.drawn:
                         p_value, _ = difference_p(gap, self.resamples.drawn)
-                        row |= {"low": found.low, "high": found.high, "p": p_value}
+                        row |= {"low": found.low, "high": found.high, "p": p_value if sure else float("nan")}
                     rows.append(row)
         return rows
 
@@ -127,7 +132,11 @@ def summarise(films: Sequence[OnFilm], truth: Truth, names: Sequence[str], boots
         label: sum(label in film.shown and (film.film.image_id, label) in truth.absent for film in films)
         for label in labels
     }
-    return Summary(list(names), labels, counts, absent, values, resamples, truth.unit)
+    units = {
+        label: len({truth.patients[film.film.image_id] for film in films if label in film.true}) for label in labels
+    }
+    units[MEAN] = max(units.values())
+    return Summary(list(names), labels, counts, absent, values, resamples, truth.unit, units)
 
 
 def _label_values(
