@@ -13,8 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# what takes longest, first: xdist gives whole files to its processes, and nothing long should be left for the end
-FIRST = ("test_processes.py", "test_training.py", "test_configs.py")
+# what takes longest, first: xdist gives whole files to its processes, and nothing long should be left for the end;
+# and before it what forks: a process that a runtime or a server left threads in may hang in its child
+FIRST = ("test_processes.py", "test_feature_cache.py", "test_predict.py", "test_board.py", "test_metrics.py",
+         "test_training.py", "test_configs.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

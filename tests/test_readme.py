@@ -84,5 +84,5 @@ def test_links_and_pictures_exist():
 
 
 def test_it_is_short_and_says_what_it_is_not():
-    assert len(TEXT.splitlines()) <= 175
+    assert len(TEXT.splitlines()) <= 205
     assert "not a medical device" in TEXT.lower()
