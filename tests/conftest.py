@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real X-rays are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests that open a page are skipped where none is installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv sync --group dev")
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("no browser is here: install chromium or google-chrome")
+    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=found[0], args=flags)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

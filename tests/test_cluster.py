@@ -47,6 +47,22 @@ def test_hadolint_finds_nothing():
     lint(tool("hadolint"), "containers/Dockerfile")
 
 
+def test_compose_builds_the_one_dockerfile_and_starts_what_there_is():
+    import inspect
+
+    import yaml
+
+    from longview.serving.serve import serve
+
+    service = yaml.safe_load((ROOT / "containers/compose.yaml").read_text(encoding="utf-8"))["services"]["serve"]
+    assert (ROOT / "containers" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+    assert all(f"ARG {name}=" in DOCKERFILE for name in service["build"]["args"])
+    verb, *words = service["command"]
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+    assert verb == "serve" and {word for word in words if word.startswith("--")} <= known
+    assert '"/opt/longview/main.py"' in DOCKERFILE  # the entry point, which the verb follows
+
+
 def test_the_definitions_post_and_runscript_are_clean_shell():
     for name in ("post", "runscript", "environment"):
         plain = re.sub(r"\{\{ (\w+) \}\}", r"\1", section(name))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
@@ -11,7 +10,6 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: uv sync --extra
 
 from page_stub import BOX, LABELS, MODELS, PAGE, film_png, make_app, running  # noqa: E402
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FILMS = [
     {"name": "DOE^JANE_pa.png", "mimeType": "image/png", "buffer": film_png(200, 240)},
     {"name": "side lateral.png", "mimeType": "image/png", "buffer": film_png(160, 200, seed=1)},
@@ -19,19 +17,6 @@ FILMS = [
 DICOM = {"name": "film", "mimeType": "", "buffer": bytes(128) + b"DICM" + bytes(64)}
 expect = sync_api.expect
 expect.set_options(timeout=20_000)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-    )
-    if not found:
-        pytest.skip("no browser is here: install chromium or google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
