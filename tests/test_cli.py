@@ -88,3 +88,11 @@ def test_an_interrupt_exits_with_130(monkeypatch, capsys):
     monkeypatch.setattr(cli, "dispatch", interrupted)
     assert run("prepare") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_option_that_takes_a_list_is_known_with_hyphens_and_with_an_equals_sign():
+    from longview.localization.localize import localize
+
+    for words in (["--fit-maps", "a", "b"], ["--fit_maps", "a", "b"], ["--fit-maps=a", "b"], ['--fit-maps=["a", "b"]']):
+        assert cli._lists(localize, words)[1:] == ['["a", "b"]'], words
+    assert cli._lists(localize, ["--maps=a", "--top-k", "2"]) == ["--maps", '["a"]', "--top-k", "2"]

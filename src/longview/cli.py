@@ -237,8 +237,9 @@ def _lists(function: Callable[..., None], arguments: list[str]) -> list[str]:
             continue
         if values:
             words.append(values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values))
-        values = [] if word in lists else None
-        words.append(word)
+        name, equals, value = word.partition("=")
+        values = ([value] if equals else []) if name.replace("-", "_").replace("__", "--", 1) in lists else None
+        words.append(word if values is None else name)
     return words[:-1]
 
 
