@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
 import shutil
 import sys
@@ -39,6 +40,16 @@ def small_pictures_of_the_best_validation(request, monkeypatch):
 
         for name in ("draw_precision_recall", "draw_reliability"):
             monkeypatch.setattr(f"longview.board.{name}", lambda *_: np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.fixture
+def quiet_lightning():
+    """Keep Lightning's own messages out of the way of ours for one test."""
+    log = logging.getLogger("lightning.pytorch")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    yield
+    log.setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ from longview.models.prior import ClassPrior
 from longview.optim import AdamW
 from longview.tasks import ClassificationTask
 
+pytestmark = pytest.mark.usefixtures("quiet_lightning")
+
 LABELS = LabelSet("three", [Label("Mass"), Label("Nodule"), Label("Edema")])
 SIZE = 64  # a map of 2 x 2 features, so that their order in memory shows
 TRAIN, VAL = 18, 6  # images of the store
@@ -33,11 +35,6 @@ TRAIN, VAL = 18, 6  # images of the store
 @pytest.fixture(scope="module")
 def store(make_store):
     return make_store(LABELS.names, patients=24, size=SIZE)
-
-
-@pytest.fixture(autouse=True)
-def few_words():
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class Diary(Callback):

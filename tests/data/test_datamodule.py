@@ -26,6 +26,8 @@ from longview.data.store import FORMAT_VERSION, StoreInfo
 from longview.data.transforms import Preprocessing, resize_only
 from longview.labels import Label, LabelSet
 
+pytestmark = pytest.mark.usefixtures("quiet_lightning")
+
 LABELS = LabelSet("two", [Label("Edema"), Label("Mass")])
 EPOCHS = 3
 
@@ -144,12 +146,6 @@ def run(store, folder, ckpt=None, workers=0, callbacks=(), data=None, **options)
     data = study_data(store, num_workers=workers, **(data or {}))
     trainer(folder, callbacks, **options).fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     return module
-
-
-@pytest.fixture(autouse=True)
-def few_words(caplog):
-    """Keep Lightning's own messages out of the way; ours are asserted on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 @pytest.mark.parametrize(
