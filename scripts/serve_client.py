@@ -20,22 +20,20 @@ parser.add_argument("--token-file", type=Path)
 parser.add_argument("--output", type=Path, help=".json file for the whole answer")
 given = parser.parse_args()
 
-boundary = "7e1f5a0c-longview-3b9d4e62"
-fields = {"views": given.views, "labels": given.labels}
-fields |= {"heatmaps": str(given.heatmaps).lower(), "boxes": str(given.heatmaps).lower()}
-parts = [(f'name="{name}"', value.encode()) for name, value in fields.items()]
-parts += [(f'name="files"; filename="film-{number}"', film.read_bytes()) for number, film in enumerate(given.films)]
-head = f"--{boundary}\r\nContent-Disposition: form-data; ".encode()
-body = b"".join(head + what.encode() + b"\r\n\r\n" + value + b"\r\n" for what, value in parts)
-headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-if given.token_file:
-    headers["Authorization"] = f"Bearer {given.token_file.read_text().strip()}"
-body += f"--{boundary}--\r\n".encode()
-request = urllib.request.Request(f"{given.url}/v1/studies", body, headers)  # noqa: S310
+line = "7e1f5a0c-longview-3b9d4e62"  # between the parts
+asked = json.dumps(given.heatmaps)
 try:
+    parts = [("views", given.views.encode()), ("labels", given.labels.encode()), ("heatmaps", asked.encode())]
+    parts += [("boxes", asked.encode()), *(('files"; filename="film', film.read_bytes()) for film in given.films)]
+    form = b"".join(f'--{line}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+                    for name, value in parts)  # fmt: skip
+    headers = {"Content-Type": f"multipart/form-data; boundary={line}"}
+    if given.token_file:
+        headers["Authorization"] = f"Bearer {given.token_file.read_text().strip()}"
+    request = urllib.request.Request(f"{given.url}/v1/studies", form + f"--{line}--\r\n".encode(), headers)  # noqa: S310
     answer = json.load(urllib.request.urlopen(request))  # noqa: S310
-except urllib.error.HTTPError as error:
-    sys.exit(f"{error.code}: {json.load(error)['detail']}")
+except (OSError, ValueError) as error:  # no such file, no server, or what the server says is wrong
+    sys.exit(f"{error}: {error.read().decode()}" if isinstance(error, urllib.error.HTTPError) else str(error))
 for label in answer["models"][0]["labels"]:
     sys.stdout.write(f"{label['probability']:6.1%} {'positive' if label['positive'] else '':8}  {label['label']}\n")
 if given.output:

@@ -32,14 +32,20 @@ def no_seed_of_another_test(monkeypatch):
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def small_pictures_of_the_best_validation(request, monkeypatch):
-    """Dozens of tests fit; only test_board.py looks at the figures that end a fit, which cost two seconds each."""
-    if "longview.board" in sys.modules and request.path.name != "test_board.py":
-        import numpy as np
+@pytest.fixture(scope="module", autouse=True)
+def small_pictures(request):
+    """Dozens of tests fit; only test_board.py looks at their figures, which cost a second each."""
+    fits = "longview.board" in sys.modules or hasattr(request.module, "main")
+    with pytest.MonkeyPatch.context() as patch:
+        if fits and request.path.name != "test_board.py":
+            import numpy as np
+            from matplotlib.figure import Figure
 
-        for name in ("draw_precision_recall", "draw_reliability"):
-            monkeypatch.setattr(f"longview.board.{name}", lambda *_: np.zeros((2, 2, 3), np.uint8))
+            for name in ("draw_precision_recall", "draw_reliability"):
+                patch.setattr(f"longview.board.{name}", lambda *_: np.zeros((2, 2, 3), np.uint8))
+            for name in ("draw_bars", "draw_images"):
+                patch.setattr(f"longview.callbacks.{name}", lambda *_: Figure(figsize=(1, 1)))
+        yield
 
 
 @pytest.fixture

@@ -140,6 +140,10 @@ def check_board(board, step):
 def test_a_run_ends_with_the_best_validation_at_its_own_step(run):
     board = events(run)
     table = check_board(board, best_step(run))
+    for tag, columns in (("val/labels", 900), ("val/images", 1200)):  # of every validation
+        pictures = board.Images(tag)
+        pixels = np.asarray(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
+        assert len(pictures) == 3 and pixels.shape[1] == columns and pixels.std() > 10
     figures = pd.read_csv(run / "metrics.csv").dropna(subset=["val/map"]).iloc[0]
     mean = next(line for line in table.splitlines() if "| all |" in line).split("|")
     for place, name in ((6, "auroc"), (7, "map"), (8, "ece")):

@@ -1,5 +1,6 @@
-"""The Dockerfile, built without Docker on a plain Debian, and a training in the image as a user without rights."""
+"""The Dockerfile, built without Docker on a plain Debian: the image trains and serves as a user without rights."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +22,26 @@ def run(*words, **options):
     done = subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True, **options)
     assert done.returncode == 0, f"{' '.join(map(str, words[:6]))}: {(done.stdout + done.stderr)[-3000:]}"
     return done.stdout
+
+
+# in the image: start the server, wait as compose.yaml's health check does, ask as the README does, stop it
+SERVE = """
+import base64, io, json, subprocess, sys, time, urllib.request as r
+from PIL import Image
+checkpoint, url, check = sys.argv[1], "http://127.0.0.1:8765", sys.argv[2].replace(":8000/", ":8765/")
+words = [sys.executable, "/opt/longview/main.py", "serve", "--checkpoint", checkpoint, "--port", "8765"]
+server = subprocess.Popen(words)
+while subprocess.run([sys.executable, "-c", check], capture_output=True).returncode and server.poll() is None:
+    time.sleep(1)
+film = io.BytesIO()
+Image.linear_gradient("L").save(film, "PNG")
+body = json.dumps({"cxr_base64": base64.b64encode(film.getvalue()).decode(), "samples": 5}).encode()
+answer = json.load(r.urlopen(r.Request(url + "/predict", body, {"Content-Type": "application/json"})))
+assert "<html" in r.urlopen(url).read().decode()
+server.terminate()
+sizes = [Image.open(io.BytesIO(base64.b64decode(picture))).size for picture in answer["heatmap"].values()]
+print(json.dumps([server.wait(30), answer["success"], answer["prediction_mean"], answer["prediction_variance"], sizes]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +96,7 @@ def base(buildah, tmp_path_factory):
 @pytest.fixture(scope="module")
 def container(buildah, base):
     run(*buildah, "bud", "--isolation", "chroot", "--network", "host", "-f", ROOT / "containers/Dockerfile",
-        "--build-arg", f"BASE={base}", "-t", "localhost/longview", ROOT)  # fmt: skip
+        "--build-arg", f"BASE={base}", "--build-arg", "EXTRAS=serve", "-t", "localhost/longview", ROOT)  # fmt: skip
     return run(*buildah, "from", "localhost/longview").strip()
 
 
@@ -88,6 +110,18 @@ def test_the_image_trains_as_a_user_without_rights(buildah, container):
     run(*longview, "fit", "--config", "configs/demo.yaml", *small)
     found = run(*inside, "find", "/opt/longview", "-name", "*.ckpt", "-user", "1000")
     assert {Path(line).name for line in found.split()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_the_image_serves_what_it_trained(buildah, container, project_root):
+    inside = [*buildah, "run", "--isolation", "chroot", container, "--"]
+    (checkpoint,) = run(*inside, "find", "/opt/longview/runs", "-name", "best.ckpt").split()
+    compose = yaml.safe_load((project_root / "containers/compose.yaml").read_text())
+    check = compose["services"]["serve"]["healthcheck"]["test"][-1]
+    out = run(*inside, "python3", "-c", SERVE, checkpoint, check)
+    code, success, mean, variance, sizes = json.loads(out.splitlines()[-1])
+    assert code == 0 and success is True and mean.keys() == variance.keys() and len(mean) == len(sizes) > 10
+    assert all(0 <= value <= 1 for value in mean.values()) and min(variance.values()) > 0
+    assert set(map(tuple, sizes)) == {(256, 256)}
 
 
 def test_the_image_holds_no_caches_and_no_installer(buildah, container):
