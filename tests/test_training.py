@@ -382,11 +382,31 @@ def test_a_label_set_of_the_command_line_replaces_the_configuration_s_whole():
 
     config = parse(["fit", "--config", str(ROOT / "configs/experiment/nih_1000.yaml"), "--data.augment.flip", "0.5",
                     "--data.labels", "vinbig"])["fit"]["data"]["init_args"]["labels"]  # fmt: skip
-    expected = LabelSet.load("vinbig")
-    assert [label["name"] for label in config["labels"]] == expected.names
-    for label, wanted in zip(config["labels"], expected.labels, strict=True):
-        assert (label["aliases"], label["prompts"]) == (wanted.aliases, wanted.prompts)
-    assert config["description"] == expected.description
+    assert config == LabelSet.load("vinbig")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[Mass]", "give the name or the file of a label set, or {name: TEXT"),
+        ("{name: two}", "is not a label set: it needs `name:`"),
+        ("{name: two, labels: [{name: Mass}, {name: mass}]}", "'Mass' and 'mass' are the same name"),
+        ("{name: two, labels: [{name: Mass, promts: [mass]}]}", "label 'Mass' has unknown keys ['promts']"),
+    ],
+)
+def test_a_wrong_label_set_is_one_line(value, reason, capsys):
+    code, err = failure(["fit", *TINY, f"--data.labels={value}"], capsys)
+    assert code == 2 and reason in err and err.startswith("error: data: labels: ") and len(err.splitlines()) == 1
+
+
+def test_a_wrong_label_file_of_a_configuration_is_named_alone(tmp_path, capsys):
+    """Found from the folder of the file that names it; not with the values of everything around it."""
+    (tmp_path / "labels.yaml").write_text("name: two\nlabels: [Mass, Nodule]\n")
+    part = yaml.safe_load((ROOT / "configs/data/phantom.yaml").read_text())
+    part["init_args"]["labels"] = "labels.yaml"
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(part))
+    code, err = failure(["fit", "--config", f"{ROOT}/configs/demo.yaml", f"--data={tmp_path}/data.yaml"], capsys)
+    assert code == 2 and "labels.yaml: write a label as {name: TEXT" in err and "class_path" not in err
 
 
 def test_an_unknown_label_set_of_the_command_line_lists_those_that_there_are(capsys):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import yaml
+from jsonargparse import set_parsing_settings
+from jsonargparse.typing import register_type
 
 from longview import InputError
 from longview.checkpoints import described, read_checkpoint
@@ -22,29 +24,24 @@ def option(arguments: list[str], name: str) -> str | None:
     return found
 
 
-def with_whole_labels(arguments: list[str]) -> list[str]:
-    """Put a label set that is named on the command line there whole, with every field of every label.
-
-    A parser merges a dataclass into the one that a configuration gave before, list by list and place by place: prompts
-    and aliases of the old labels would stay with the new names.
+def label_set(value: Any) -> LabelSet:
+    """A label set of a configuration: its name or file (from the folder of the file that names it), or whole.
 
     Raises:
-        InputError: Where there is no such label set.
+        InputError: Where it is none.
     """
-    words = list(arguments)
-    for index, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name not in {"--data.labels", "--data.init_args.labels"}:
-            continue
-        place = index if equals else index + 1
-        if not equals and place == len(words):
-            continue
-        value = value if equals else words[place]
-        if value.lstrip().startswith("{"):
-            continue
-        whole = json.dumps(LabelSet.load(value).to_dict())
-        words[place] = f"{name}={whole}" if equals else whole
-    return words
+    if isinstance(value, str):
+        return LabelSet.load(value)
+    if not isinstance(value, dict):
+        raise InputError("give the name or the file of a label set, or {name: TEXT, labels: [{name: TEXT}, ...]} whole")
+    return LabelSet.from_dict(value)
+
+
+# As one value, not as a dataclass whose fields a parser merges, place by place, into those of the set that a
+# configuration gave before: prompts and aliases of the old labels would stay with the new names. And a parser copies
+# all labels for each of them, which took most of the time before a training.
+register_type(LabelSet, LabelSet.to_dict, label_set)
+set_parsing_settings(subclasses_enabled=[LabelSet])  # not as a dataclass, even where its type is registered
 
 
 def with_checkpoint(arguments: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ _ABSENT = re.compile(
 )
 _NOISE = re.compile(
     r"Does not validate against any|^Subtypes|^Errors$|Problem with given class_path|Expected a <class 'NoneType'>"
-    r"|Given value type|Given value: NestedArg|Expected a path but|^Unable to load config '|^$"
+    r"|Given value type|Given value: NestedArg|Given value: \{'class_path'|Expected a path but|^Unable to load config '|^$"
 )
 
 
@@ -31,7 +31,7 @@ def one_line(message: str) -> str:
         found = _KEY.search(raw)
         if found and found.group(1) not in keys:
             keys.append(found.group(1))
-        rest = _KEY.sub("", raw).strip(" -:")
+        rest = _KEY.sub("", raw).strip(" -:").removeprefix("Not of type LabelSet: ")
         if not _NOISE.search(rest) and rest not in reasons:
             reasons.append(rest)
     absent = next((found for reason in reasons if (found := _ABSENT.search(reason))), None)

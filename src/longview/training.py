@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from longview import InputError, launch, options
-from longview.arguments import option, with_checkpoint, with_whole_labels
+from longview.arguments import option, with_checkpoint
 from longview.board import BestBoard
 from longview.calibration.file import Calibration
 from longview.callbacks import LastCheckpoint, ResultTable, SeededSteps, TensorBoardReport, keep_figures
@@ -358,13 +358,13 @@ def _build(cli: type[LongviewCLI], arguments: list[str]) -> LongviewCLI:
 
 def parse(arguments: list[str]) -> Any:
     """The parsed configuration of a command, without building anything or touching data."""
-    return _build(_ParseOnly, with_whole_labels(arguments)).config
+    return _build(_ParseOnly, arguments).config
 
 
 def describe(arguments: list[str]) -> dict[str, Any]:
     """The whole configuration of a command as plain data, as its YAML file would have it."""
     quiet(arguments[0])
-    cli = _build(_ParseOnly, with_whole_labels(arguments))
+    cli = _build(_ParseOnly, arguments)
     text = cli.parser.dump(cli.config, skip_link_targets=True, skip_none=False, format="yaml")
     config: dict[str, Any] = yaml.safe_load(text)[arguments[0]]
     return {key: value for key, value in config.items() if key != "config"}
@@ -383,7 +383,7 @@ def run(arguments: list[str], cli: type[LongviewCLI] = LongviewCLI) -> LongviewC
     quiet(arguments[0])
     try:
         with launch.leaving_at_sigterm() if arguments[0] == "fit" else nullcontext():
-            return _build(cli, with_checkpoint(with_whole_labels(arguments)))
+            return _build(cli, with_checkpoint(arguments))
     except launch.Terminated:
         log.warning("stopped before anything was saved")
         raise

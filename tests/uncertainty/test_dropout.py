@@ -72,11 +72,17 @@ def batch(images=IMAGES, study=STUDY, view=VIEW):
 
 
 def naive(network, samples, study=STUDY, view=VIEW, images=IMAGES):
-    """(T, B, L): whole passes, with torch's own dropout in training mode and everything else in evaluation."""
+    """(T, B, L): whole passes, with torch's own dropout in training mode and everything else in evaluation.
+
+    The encoder, which drops nothing here, is run once.
+    """
+    found = network.encode(images)
+    network.encode = lambda _: found
     for module in network.modules():
         module.training = isinstance(module, DROPPING)
     logits = torch.stack([network(images, study, view, int(study.max()) + 1) for _ in range(samples)])
     network.eval()
+    del network.encode
     return logits
 
 
