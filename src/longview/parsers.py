@@ -19,7 +19,7 @@ _ABSENT = re.compile(
 )
 _NOISE = re.compile(
     r"Does not validate against any|^Subtypes|^Errors$|Problem with given class_path|Expected a <class 'NoneType'>"
-    r"|Given value type|Given value: NestedArg|Given value: \{'class_path'|Expected a path but|^Unable to load config '|^$"
+    r"|Given value(?: type|: NestedArg|: \{'class_path')|Expected a path but|^Unable to load config '|^$"
 )
 
 
