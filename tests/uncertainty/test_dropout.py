@@ -153,6 +153,13 @@ def test_a_studys_samples_depend_on_seed_and_study_alone():
 
 
 @torch.inference_mode()
+def test_a_head_with_nothing_said_can_be_sampled():
+    network = StudyNetwork(Maps(), LinearDecoder())
+    network.build(LABELS, 64)
+    assert (sample_logits(network.eval(), IMAGES, STUDY, VIEW, 4, samples=9).std(dim=0) > 0).all()
+
+
+@torch.inference_mode()
 def test_little_memory_gives_the_same_samples(monkeypatch):
     network = make("label", "transformer")
     wanted = sample_logits(network, IMAGES, STUDY, VIEW, 4, samples=7)
@@ -245,7 +252,7 @@ class Idle(Network):
 
 @torch.inference_mode()
 def test_a_network_without_active_dropout_is_refused_by_name():
-    network = StudyNetwork(Maps(), LinearDecoder(), MaxFusion())
+    network = StudyNetwork(Maps(), LinearDecoder(dropout=0), MaxFusion())
     network.build(LABELS, 64)
     with pytest.raises(
         InputError, match=r"StudyNetwork \(MaxFusion, LinearDecoder\) has no active dropout.*none with p"
@@ -260,7 +267,7 @@ def test_a_network_without_active_dropout_is_refused_by_name():
 
 
 def test_timms_functional_dropout_does_not_count():
-    network = StudyNetwork(Encoder("test_resnet", drop_path=0.2), LinearDecoder())
+    network = StudyNetwork(Encoder("test_resnet", drop_path=0.2), LinearDecoder(dropout=0))
     network.build(LABELS, 64)
     vars(network.encoder.model)["drop_rate"] = 0.5
     with pytest.raises(InputError, match="has no active dropout"):

@@ -104,13 +104,13 @@ class LinearDecoder(Decoder):
             `log(mean(exp(r x))) / r`, a soft maximum (Pinheiro and Collobert 2015; Wang et al. 2017,
             ChestX-ray8).
         dropout: Share of pooled channels dropped in training; a module of its own, so that Monte-Carlo
-            dropout can switch it on alone.
+            dropout can switch it on alone, and there by default, so that a trained model can say how sure it is.
         sharpness: r of `lse`: towards 0 it is the mean, towards infinity the maximum.
     """
 
     uses_position = False
 
-    def __init__(self, pool: Pool = "avg", dropout: float = 0.0, sharpness: float = 10.0) -> None:
+    def __init__(self, pool: Pool = "avg", dropout: float = 0.1, sharpness: float = 10.0) -> None:
         super().__init__()
         if sharpness <= 0:
             raise InputError(f"LinearDecoder: sharpness must be above 0, found {sharpness}")

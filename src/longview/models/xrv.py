@@ -156,11 +156,11 @@ class XrvNetwork(StudyNetwork):
         name: str = "densenet121-res224-all",
         weights: str | None = None,
         head: Head = "published",
-        dropout: float = 0.0,
+        dropout: float = 0.1,
     ) -> None:
         if name not in XRV:
             raise InputError(f"torchxrayvision has no model {name!r}; there are {', '.join(XRV_NAMES)}")
-        published: Decoder = JfDecoder() if name == JF else OperatingPointDecoder()
+        published: Decoder = JfDecoder() if name == JF else OperatingPointDecoder(dropout=0)
         decoder = published if head == "published" else LinearDecoder(dropout=dropout)
         super().__init__(Encoder(XRV[name].architecture), decoder)
         self.name, self.weights, self.head = name, weights, head
