@@ -168,7 +168,7 @@ def test_sigterm_before_a_resumed_run_trains_names_what_it_came_from(stores, tmp
 
 
 def test_sigterm_while_the_command_is_read_is_told_too(monkeypatch, caplog):
-    at(monkeypatch, LabelSet, "to_dict")
+    at(monkeypatch, LabelSet, "load")
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *TINY, "--data.labels=nih"])
     assert stopped.value.code == 143 and "stopped before anything was saved" in caplog.text
