@@ -1,7 +1,7 @@
 """Tiny models, served within the test's own process."""
 
 import pytest
-from tiny_server import Api, tiny_model
+from tiny_server import Api, encoded, film, tiny_model
 
 from longview.serving.served import Served
 
@@ -19,5 +19,6 @@ def two(served):
 @pytest.fixture(scope="module")
 def api(two):
     api = Api(two)
+    assert api.studies(encoded(film())).status_code == 200  # the processes that decode films have started
     yield api
     api.house.close()

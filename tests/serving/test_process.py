@@ -125,14 +125,14 @@ def test_rude_clients_disturb_nobody(server):
                 return client.recv(65_536)
         return b""
 
-    head = b"POST /v1/studies HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    head = b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     assert b" 413 " in raw(head + b"Content-Length: 1000000000\r\n\r\n")
     assert b" 400 " in raw(head + b"Content-Length: -1\r\n\r\n")
     assert b" 400 " in raw(b"\x16\x03\x01\x02\x00")
     for _ in range(5):  # gone in the middle of a body, and while the models work
         raw(head + b"Content-Length: 100000\r\n\r\nabc", wait=0.05)
         body = json.dumps({"cxr_base64": base64.b64encode(encoded(film())).decode()}).encode()
-        told = b"Host: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        told = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         raw(b"POST /predict HTTP/1.1\r\n" + told + body, wait=0.001)
     slow = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
     for client in slow:
@@ -152,6 +152,7 @@ def test_a_server_that_is_stopped_answers_what_it_took_and_leaves_nothing(server
         statuses = [_status(future) for future in futures]
     assert statuses.count(200) >= 4
     assert set(statuses) <= {200, 0}, statuses  # 0: not taken any more
+    assert server.process.returncode == 0
     log = server.log.read_text()
     assert "Traceback" not in log
     assert PATIENT not in log
@@ -190,7 +191,11 @@ def test_workers_share_the_port_and_a_token_guards_it(project_root, tmp_path):
         assert all(int(pid) != server.process.pid for pid in seen)
     finally:
         server.stop()
+    assert server.process.returncode == 0
     assert "0123456789abcdef" not in server.log.read_text()
+    # a worker's lines have a time and a level, and probes have none
+    assert re.search(r"^\[[\d/]+ [\d:]+\] INFO +GET unknown 401 in", server.log.read_text(), re.MULTILINE)
+    assert "GET /metrics 200" not in server.log.read_text()
     assert read_token(_file(tmp_path / "token", "0123456789abcdef0123\n")) == "0123456789abcdef0123"
     assert all(not os.path.exists(f"/proc/{int(pid)}") for pid in seen)  # noqa: PTH110
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -30,8 +31,11 @@ _log = logging.getLogger(__name__)
 # what pydicom and its decoders raise on broken files: they have no exception of their own
 _BROKEN = (
     InvalidDicomError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError,
-    RuntimeError, EOFError, OSError, struct.error, OverflowError,
+    RuntimeError, EOFError, OSError, struct.error, OverflowError, BytesLengthException, cv2.error, AssertionError,
 )  # fmt: skip
+
+_DECODERS = ("pylibjpeg", "pillow")
+"""Of pydicom's plug-ins, the best first; gdcm, which aborts on some damaged films, only where no other can."""
 
 _SQUARE = 0.01  # difference of the sides of a pixel, relative to the longer one, that still makes a square
 _TABLE = 1 << 16  # grey values that a table can hold; 32-bit films are mapped pixel by pixel
@@ -64,7 +68,7 @@ def read_dicom(path: Path | FilmBytes, max_pixels: int) -> tuple[npt.NDArray[np.
         raise InputError(f"{path} cannot be read as DICOM: {_reason(error)}") from error
     _check(dataset, path, max_pixels)
     try:
-        pixels = dataset.pixel_array
+        pixels = _pixels(dataset)
     except _BROKEN as error:
         syntax = dataset.file_meta.TransferSyntaxUID.name
         raise InputError(f"{path}: its DICOM pixels ({syntax}) do not decode: {_reason(error)}") from error
@@ -74,6 +78,20 @@ def read_dicom(path: Path | FilmBytes, max_pixels: int) -> tuple[npt.NDArray[np.
         return grey, _spacing(dataset)
     except _BROKEN as error:
         raise InputError(f"{path}: its DICOM grey-scale attributes fail: {_reason(error)}") from error
+
+
+def _pixels(dataset: Any) -> npt.NDArray[Any]:
+    """Stored values, (H, W) or (H, W, 3), by the decoder that fails with an error where another kills the process."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        there = set(get_decoder(syntax).available_plugins)
+        if dataset.get("BitsAllocated") != 8:
+            there.discard("pillow")  # cuts off, or cannot read, what is deeper
+        dataset.pixel_array_options(decoding_plugin=next((name for name in _DECODERS if name in there), ""))
+    pixels = np.asarray(dataset.pixel_array)
+    if pixels.shape not in {(dataset.Rows, dataset.Columns), (dataset.Rows, dataset.Columns, 3)}:
+        raise ValueError(f"they are of shape {pixels.shape}")
+    return pixels
 
 
 def _reason(error: Exception) -> str:

@@ -156,7 +156,7 @@ def _read_picture(path: Path | FilmBytes, max_pixels: int, min_size: int | None)
         raise InputError(f"{path} is not an image that can be read (PNG, JPEG, TIFF, BMP, DICOM)") from error
     # what Pillow's decoders raise on broken files; it has no exception of its own for them
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, struct.error,
-            zlib.error, NotImplementedError, OverflowError) as error:  # fmt: skip
+            zlib.error, NotImplementedError, OverflowError, AssertionError) as error:  # fmt: skip
         raise InputError(f"{path} cannot be decoded: {error or type(error).__name__}") from error
 
 

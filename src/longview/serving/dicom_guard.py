@@ -14,6 +14,7 @@ from io import BytesIO
 from typing import Any
 
 import pydicom
+from pydicom.encaps import generate_fragments
 from pydicom.filereader import read_partial
 
 from longview.serving.problems import ProblemError
@@ -29,9 +30,12 @@ _TAGS = [0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100]
 _UNDEFINED = 0xFFFFFFFF
 _END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"  # delimits the sequence of compressed fragments
 _FRAMES = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..[\x01-\x10](..)(..)", re.DOTALL)
-_CODESTREAMS = re.compile(rb"\xff\x4f\xff\x51(..)..(....)(....).{24}(..)", re.DOTALL)  # JPEG 2000: start, and size
+_CODESTREAM = re.compile(rb"\xff\x4f\xff\x51(..)..(....)(....)(....)(....).{16}(..)", re.DOTALL)
+"""The start of a JPEG 2000 codestream, and right after it its size: length, X, Y, their offsets, samples."""
 _JPEG = re.compile(rb"\xff\xd8\xff")
 _STARTS = 100  # of JPEGs in one film
+_FRAGMENTS = 1000  # of one film
+_ITEM = b"\xfe\xff\x00\xe0"
 _DEFLATED = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95")
 
 
@@ -91,7 +95,7 @@ def checked_dicom(content: bytes, called: str, max_pixels: int) -> tuple[bytes, 
         raise ProblemError(422, f"{called} (DICOM) is damaged: its header describes no film.")
     content = _to_the_end_of_pixels(content, found["start"], found["length"])
     if found["length"] == _UNDEFINED:
-        _check_compressed(content[found["start"] :], called, max_pixels)
+        _check_compressed(content[found["start"] :], called, max_pixels, (rows, columns, samples))
     return content, (rows, columns)
 
 
@@ -108,17 +112,41 @@ def _to_the_end_of_pixels(content: bytes, start: int, length: int) -> bytes:
     return content if end < 0 else content[: end + len(_END)]
 
 
-def _check_compressed(data: bytes, called: str, max_pixels: int) -> None:
+def _check_compressed(data: bytes, called: str, max_pixels: int, header: tuple[int, int, int]) -> None:
     """Compare what a compressed frame says of its own size with the limit; it is what decoders allocate by."""
-    claims = [
-        (int.from_bytes(match[2], "big"), int.from_bytes(match[3], "big"))
-        for match in _CODESTREAMS.finditer(data)
-        if int.from_bytes(match[1], "big") == 38 + 3 * int.from_bytes(match[4], "big")
-    ]
-    for count, start in enumerate(_JPEG.finditer(data)):
-        match = _FRAMES.search(data, start.start(), start.start() + 100_000)
+    if data.count(_ITEM) > _FRAGMENTS:
+        raise ProblemError(422, f"{called} (DICOM) is damaged: its pixels are in more than {_FRAGMENTS:,} pieces.")
+    try:
+        _offsets, *fragments = generate_fragments(data[data.index(_ITEM) :])
+    except Exception as error:  # pydicom has no exception of its own for what is broken
+        raise ProblemError(422, f"{called} (DICOM) is damaged or cut off.") from error
+    frame = b"".join(fragments)
+    if not frame.startswith(b"\xff\xd8"):
+        _check_codestream(frame, called, max_pixels, header)
+        return
+    claims = []
+    for count, start in enumerate(_JPEG.finditer(frame)):
+        match = _FRAMES.search(frame, start.start(), start.start() + 100_000)
         claims += [(int.from_bytes(match[1], "big"), int.from_bytes(match[2], "big"))] if match else []
         if count > _STARTS:
             raise ProblemError(422, f"{called} (DICOM) is damaged: it has many films in one.")
     if any(one * other > max_pixels for one, other in claims):
         raise ProblemError(413, f"{called} (DICOM): its compressed pixels claim to be over the limit of this server.")
+
+
+def _check_codestream(frame: bytes, called: str, max_pixels: int, header: tuple[int, int, int]) -> None:
+    """JPEG 2000 (ISO/IEC 15444-1, A.5.1): its own size must be the header's.
+
+    Raises:
+        ProblemError: 415 within a JP2 file (PS3.5 8.2.4 wants none), 413 where it is too large, 422 for what is none.
+    """
+    if frame[4:8] == b"jP  ":
+        raise ProblemError(415, f"{called} (DICOM) has a JP2 file in it; a JPEG 2000 codestream stands alone.")
+    match = _CODESTREAM.match(frame)
+    if match is None:
+        raise ProblemError(422, f"{called} (DICOM) is damaged: its pixels do not begin as their packing does.")
+    length, right, bottom, left, top, samples = (int.from_bytes(part, "big") for part in match.groups())
+    if right * bottom > max_pixels:
+        raise ProblemError(413, f"{called} (DICOM): its compressed pixels claim to be over the limit of this server.")
+    if length != 38 + 3 * samples or (bottom - top, right - left, samples) != header:
+        raise ProblemError(422, f"{called} (DICOM) is damaged: its pixels are of another size than its header's.")

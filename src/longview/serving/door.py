@@ -1,21 +1,15 @@
-"""What every request passes: token, size and time of its body, headers of the answer, counting, and the last resort."""
+"""What every request passes: its token, and the size and time of its body."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from longview.serving.batching import Gate
-from longview.serving.metrics import Metrics
 from longview.serving.problems import ProblemError, answer, report
-from longview.serving.security import HEADERS, check_token
+from longview.serving.security import check_token
 from longview.serving.settings import Settings
-
-logger = logging.getLogger(__name__)
+from longview.serving.transfers import Transfer, Transfers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,19 +21,10 @@ DEADLINE = "longview.deadline"
 """Key of a request's scope: when it must be answered, on the clock of `time.monotonic`."""
 
 _BODIES = 4  # bodies of the largest size that are in memory at once
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_GONE = 499  # as web servers log a client that went away
 
 
 class ClientGoneError(Exception):
     """Nobody waits for an answer."""
-
-
-@dataclass
-class _Reply:
-    """What is known of the answer while it is sent."""
-
-    status: int = 0
 
 
 class Door:
@@ -49,64 +34,48 @@ class Door:
         app: What is behind it.
         settings: Limits.
         gate: Whether there is room.
-        metrics: What counts requests.
+        takes: Addresses that take a body; of others none is read.
     """
 
-    def __init__(self, app: App, settings: Settings, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, app: App, settings: Settings, gate: Gate, takes: Collection[str]) -> None:
         self._app = app
         self._settings = settings
         self._gate = gate
-        self._metrics = metrics
-        self._held = 0  # bytes of bodies in memory
+        self._takes = frozenset(takes)
+        self._bodies = Transfers(_BODIES * settings.base64_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or say why not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.monotonic()
-        scope[DEADLINE] = started + self._settings.timeout
-        reply = _Reply()
-
-        async def dressed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                reply.status = message["status"]
-                present = {name.lower() for name, _ in message["headers"]}
-                extra = [(name.lower().encode(), text.encode()) for name, text in HEADERS.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in extra if pair[0] not in present)]
-            await send(message)
-
         try:
-            await self._enter(scope, receive, dressed)
+            await self._enter(scope, receive, send)
         except ClientGoneError:
-            reply.status = reply.status or _GONE
+            raise
         except ProblemError as problem:
-            await answer(problem.status, problem.detail, problem.headers)(scope, receive, dressed)
-        except Exception as error:  # the last resort: no trace to the client, and no message to the log
+            await answer(problem.status, problem.detail, problem.headers)(scope, receive, send)
+        except Exception as error:  # no trace to the client, and no message to the log
             report(error)
-            if not reply.status:
-                await answer(500, "Something failed here; it is in the server's log.")(scope, receive, dressed)
-        finally:
-            self._count(scope, reply.status or _GONE, time.monotonic() - started)
+            await answer(500, "Something failed here; it is in the server's log.")(scope, receive, send)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        check_token(self._settings.token, scope["path"], headers.get(b"authorization", b""))
-        if scope["method"] != "POST":
+        if [name for name, _ in scope["headers"]].count(b"authorization") > 1:
+            raise ProblemError(400, "Send one Authorization header, not several.", close=True)
+        check_token(self._settings.token, scope["method"], scope["path"], headers.get(b"authorization", b""))
+        if scope["method"] != "POST" or scope["path"] not in self._takes:
             await self._app(scope, receive, send)
             return
         self._gate.check()  # before the body: who is refused anyhow need not send it
-        limit = self._settings.base64_bytes if scope["path"] == "/predict" else self._settings.body_bytes + 65_536
-        held: list[int] = []
+        transfer = Transfer(self._bodies)
         try:
-            body = await self._body(headers, receive, limit, scope[DEADLINE], held)
+            body = await self._body(scope, headers, receive, transfer)
             await self._app(scope, _replayed(body, receive), send)
         finally:
-            self._held -= sum(held)
+            transfer.give()
 
-    async def _body(
-        self, headers: dict[bytes, bytes], receive: Receive, limit: int, deadline: float, held: list[int]
-    ) -> bytes:
+    async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, transfer: Transfer) -> bytes:
         """The body, in memory.
 
         Raises:
@@ -114,42 +83,34 @@ class Door:
                 come at once.
             ClientGoneError: Where the client left.
         """
+        limit = self._settings.base64_bytes if scope["path"] == "/predict" else self._settings.body_bytes + 65_536
         claimed = headers.get(b"content-length", b"0")
         if not claimed.isdigit() or int(claimed[:20]) > limit:
             raise self._too_large()
         parts: list[bytes] = []
         total, more = 0, True
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with transfer.moving(scope[DEADLINE]):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
                     parts.append(message.get("body", b""))
                     total += len(parts[-1])
-                    held.append(len(parts[-1]))
-                    self._held += len(parts[-1])
                     more = message.get("more_body", False)
                     if total > limit:
                         raise self._too_large()
-                    if self._held > _BODIES * self._settings.base64_bytes:
+                    if not transfer.take(len(parts[-1])):
                         raise ProblemError(
                             429, "Too many films are on their way; try again.", retry_after=2, close=True
                         )
+                    transfer.moved(len(parts[-1]))
         except TimeoutError as error:
             raise ProblemError(408, "The request did not arrive in time.", close=True) from error
         return b"".join(parts)
 
     def _too_large(self) -> ProblemError:
         return ProblemError(413, f"The request is over {self._settings.max_upload_mb:g} MB of films.", close=True)
-
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        # never the address itself, in which somebody may have put a name
-        known = getattr(scope.get("route"), "path", None)
-        route = known or ("/static" if scope["path"].startswith("/static/") else "unknown")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.answered(route, method, status, seconds)
-        logger.info("%s %s %d in %.0f ms", method, route, status, 1000 * seconds)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

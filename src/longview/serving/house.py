@@ -1,4 +1,4 @@
-"""How a request is worked on: decoded in a thread, scored with others, drawn in a thread; the event loop only waits."""
+"""How a request is worked on: decoded in a process, scored with others, drawn in a thread; the event loop waits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,8 +19,10 @@ from longview import InputError
 from longview.data.frames import Frame
 from longview.serving.answers import AbandonedError, Drawing, check_size
 from longview.serving.batching import Batcher, Gate
+from longview.serving.decoders import Decoders, Room
+from longview.serving.decoding import Sent
 from longview.serving.door import DEADLINE, ClientGoneError
-from longview.serving.intake import Received
+from longview.serving.intake import Received, as_png
 from longview.serving.metrics import Metrics
 from longview.serving.problems import ProblemError
 from longview.serving.scoring import Scorer, Scores, Study
@@ -28,7 +31,7 @@ from longview.serving.settings import Settings
 from longview.serving.wishes import Wish
 
 Result = TypeVar("Result")
-Asked = tuple[list[Wish], list[Received]]
+Asked = tuple[list[Wish], list[Sent]]
 Draw = Callable[[Sequence[Wish], Sequence[Scores], Drawing], dict[str, Any]]
 
 
@@ -37,11 +40,12 @@ class _Stay:
     """A request's time in the house."""
 
     left: threading.Event = field(default_factory=threading.Event)
+    begun: bool = False
     scoring: list[Future[Scores]] = field(default_factory=list)
 
     def waits(self) -> bool:
-        """Whether its studies still wait for their turn."""
-        return any(not future.running() and not future.done() for future in self.scoring)
+        """Whether its films or its studies still wait for their turn."""
+        return not self.begun or any(not future.running() and not future.done() for future in self.scoring)
 
 
 class House:
@@ -69,6 +73,8 @@ class House:
     def open(self) -> None:
         """Take requests; a house that was closed takes them again."""
         self._pool = ThreadPoolExecutor(self.settings.decoders, "longview-films")
+        self._decoders = Decoders(self.settings)
+        self._room = Room(self.settings.decoded_pixels)
         self._batchers = {
             served.name: Batcher(
                 Scorer(served),
@@ -86,6 +92,7 @@ class House:
         for batcher in self._batchers.values():
             batcher.close()
         self._pool.shutdown()
+        self._decoders.close()
 
     async def answered(self, request: Request, read: Callable[[], Asked], draw: Draw) -> bytes:
         """Answer a request as JSON.
@@ -119,54 +126,72 @@ class House:
                     each.cancel()
                 await asyncio.gather(task, gone, return_exceptions=True)
 
-    async def within(self, request: Request, work: Callable[[], Result]) -> Result:
-        """Run what needs no model in a thread, within the request's time."""
+    async def previewed(self, request: Request, read: Callable[[], Sent]) -> bytes:
+        """A film as PNG of its own size, within the request's time.
+
+        Raises:
+            ProblemError: 429 without room, 504 where it took too long, and what `read` and the decoder say.
+        """
         with self.gate.entered():
             try:
                 async with asyncio.timeout(_left(request)):
-                    return await self._in_thread(work)
+                    sent = await self._in_thread(read)
+                    async with self._decoded(_Stay(), [sent]) as films:
+                        return await self._in_thread(lambda: as_png(films[0].pixels))
             except TimeoutError as error:
                 raise ProblemError(504, "The request took too long.") from error
 
+    @asynccontextmanager
+    async def _decoded(self, stay: _Stay, sent: Sequence[Sent]) -> AsyncIterator[list[Received]]:
+        """Films, for which there is room as long as they are used."""
+        looks = await self._decoders.look(sent)
+        async with self._room.taken(sum(look.height * look.width for look in looks)):
+            stay.begun = True
+            films = await self._decoders.decode(sent)
+            for film in films:
+                self.metrics.decoded(film.kind)
+            yield films
+
     async def _work(self, stay: _Stay, read: Callable[[], Asked], draw: Draw) -> bytes:
         started = time.perf_counter()
-        wishes, films, studies, frames = await self._in_thread(lambda: self._prepared(read))
-        stay.scoring += [
-            self._batchers[wish.served.name].submit(study) for wish, study in zip(wishes, studies, strict=True)
-        ]
-        try:
-            scores = await asyncio.gather(*(asyncio.wrap_future(future) for future in stay.scoring))
-        except InputError as error:
-            raise ProblemError(422, f"The model cannot do that: {error}") from error
-        drawing = Drawing(films, frames, lambda: not stay.left.is_set())
-
-        def written() -> bytes:
+        wishes, sent = await self._in_thread(read)
+        async with self._decoded(stay, sent) as films:
+            studies, frames = await self._in_thread(lambda: _seen(wishes, films))
+            stay.scoring += [
+                self._batchers[wish.served.name].submit(study) for wish, study in zip(wishes, studies, strict=True)
+            ]
             try:
-                content = draw(wishes, scores, drawing)
-            except AbandonedError:
-                return b""
-            if "success" in content:
-                content["inference_duration"] = time.perf_counter() - started
-            return json.dumps(content, allow_nan=False).encode()
+                scores = await asyncio.gather(*(asyncio.wrap_future(future) for future in stay.scoring))
+            except InputError as error:
+                raise ProblemError(422, f"The model cannot do that: {error}") from error
+            drawing = Drawing(films, frames, lambda: not stay.left.is_set())
 
-        return await self._in_thread(written)
+            def written() -> bytes:
+                try:
+                    content = draw(wishes, scores, drawing)
+                except AbandonedError:
+                    return b""
+                if "success" in content:
+                    content["inference_duration"] = time.perf_counter() - started
+                return json.dumps(content, allow_nan=False).encode()
 
-    def _prepared(self, read: Callable[[], Asked]) -> tuple[list[Wish], list[Received], list[Study], list[list[Frame]]]:
-        wishes, films = read()
-        for film in films:
-            self.metrics.decoded(film.kind)
-        check_size(wishes, films)
-        view = torch.tensor([film.view for film in films])
-        studies, frames = [], []
-        for wish in wishes:
-            seen = [film.seen(wish.served.model) for film in films]
-            images = torch.stack([image for image, _ in seen])
-            studies.append(Study(images, view, wish.labels, wish.method, wish.samples))
-            frames.append([frame for _, frame in seen])
-        return wishes, films, studies, frames
+            return await self._in_thread(written)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _seen(wishes: Sequence[Wish], films: Sequence[Received]) -> tuple[list[Study], list[list[Frame]]]:
+    """A study for each model, of the films as it sees them, and where they are in its squares."""
+    check_size(wishes, films)
+    view = torch.tensor([film.view for film in films])
+    studies, frames = [], []
+    for wish in wishes:
+        seen = [film.seen(wish.served.model) for film in films]
+        images = torch.stack([image for image, _ in seen])
+        studies.append(Study(images, view, wish.labels, wish.method, wish.samples))
+        frames.append([frame for _, frame in seen])
+    return studies, frames
 
 
 def _left(request: Request) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +45,25 @@ class Plan:
     def __call__(self) -> FastAPI:
         """The application of one worker."""
         if not logging.getLogger().handlers:
-            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            # as the parent's lines are
+            logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(levelname)-8s %(message)s", datefmt="%x %X")
         from longview.serving.app import create_app
+        from longview.serving.ending import end_with_parent
+        from longview.serving.protocol import quieten
 
+        quieten()
+        end_with_parent(self.settings.timeout)
         return create_app(self.open(), self.settings)
+
+    def bound_to(self, host: str) -> Plan:
+        """The plan of a server that listens at an address.
+
+        Without a token, one that only this machine reaches answers under this machine's own names alone: a page of
+        another site, whose name leads here, would be asking with a browser that is on this machine.
+        """
+        if self.settings.token is not None:
+            return self
+        return replace(self, settings=replace(self.settings, hosts=local_names(host)))
 
     def open(self) -> list[Served]:
         """Open the models.
@@ -79,3 +95,10 @@ class Plan:
             names = ", ".join(model.name for _, model in opened)
             raise InputError(f"--calibration {files[0].origin} was fitted on another model than {names}")
         return served
+
+
+def local_names(host: str) -> tuple[str, ...]:
+    """The names under which a server that listens at an address is known; none where it is not this machine's alone."""
+    if not ipaddress.ip_address(host).is_loopback:
+        return ()
+    return ("localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host)

@@ -62,6 +62,19 @@ async def answer_http(_request: Request, error: Exception) -> Response:
     return answer(error.status_code, details.get(error.status_code, str(error.detail)), error.headers)
 
 
+def detail_of(status: int, text: str) -> str:
+    """What to say where a library refused a request in its own words."""
+    if text.startswith("Disallowed CORS"):
+        return "Pages of that origin may not use this server, or not in this way; its --allow-origin says whose may."
+    if text == "Invalid host header":
+        return "This server answers under localhost and 127.0.0.1 only; with a --token-file it does under any name."
+    details = {
+        400: "The header Range cannot be read; ask without it.",
+        416: "The file has no such bytes; ask without the header Range.",
+    }
+    return details.get(status, f"{HTTPStatus(status).phrase}; the API is described at /docs.")
+
+
 def report(error: BaseException) -> None:
     """Log an error that should not be, by its type and place: its message may hold what is in a film's file."""
     place, trace = "", error.__traceback__

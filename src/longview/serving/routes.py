@@ -8,22 +8,25 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
+from fastapi.security import HTTPBearer
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from longview import VIEWS, __version__
 from longview.serving.answers import predict_answer, study_answer
+from longview.serving.decoding import Sent
 from longview.serving.docs_page import docs_page
-from longview.serving.forms import read_form
+from longview.serving.forms import Layout, no_such_field, read_form
 from longview.serving.house import Asked, House
-from longview.serving.intake import as_png, from_base64, receive
+from longview.serving.intake import from_base64
 from longview.serving.problems import MEDIA_TYPE, ProblemError
 from longview.serving.schemas import (
     PREVIEW_FORM,
     PROBLEM,
     STUDY_FORM,
+    STUDY_LISTS,
     ModelDescription,
     Models,
     PredictAnswer,
@@ -37,6 +40,12 @@ PAGE = Path(__file__).parent / "page"
 
 _SAMPLES = 10  # of /predict, by default
 _REFUSALS = (400, 401, 408, 413, 415, 422, 429, 503, 504)
+_FILMS = ("files", "files[]", "file")  # the first is documented; the others are what libraries and habits make of it
+_STUDY = Layout(_FILMS, [name for name in STUDY_FORM["properties"] if name not in (*_FILMS, *STUDY_LISTS)], STUDY_LISTS)
+_PREVIEW = Layout(("file",))
+_COUNTS = """# TYPE longview_requests_total counter
+longview_requests_total{method="POST",route="/predict",status="200",worker="4711"} 17.0
+"""
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -44,6 +53,16 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": PROBLEM}}}
         for status in statuses
     }
+
+
+def _text(example: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"text/plain": {"example": example}}}}
+
+
+def _guards(house: House) -> list[Any]:
+    """What the description says of the token, where one is asked for; the door sees to it."""
+    about = "The token of the server's --token-file."
+    return [Depends(HTTPBearer(description=about, auto_error=False))] if house.settings.token else []
 
 
 def _body(kind: str, schema: Mapping[str, Any], curl: str) -> dict[str, Any]:
@@ -59,8 +78,13 @@ def router(house: House) -> APIRouter:
 
 
 def _add_models(routes: APIRouter, house: House) -> None:
+    guards = _guards(house)
+
     @routes.post(
         "/predict",
+        summary="Score one film, sent as JSON",
+        response_description="Means, variances and pictures, label by label.",
+        dependencies=guards,
         responses={200: {"model": PredictAnswer}, **_responses(*_REFUSALS)},
         openapi_extra=_body(
             "application/json",
@@ -70,7 +94,7 @@ def _add_models(routes: APIRouter, house: House) -> None:
         ),
     )
     async def predict(request: Request) -> Response:
-        """Score one film, with a heat-map of its own size for every label."""
+        """Probabilities of one film, their variance over samples of dropout, and its heat-map for every label."""
         if _type_of(request) != "application/json":
             raise ProblemError(415, "Send application/json.")
         body = await request.body()
@@ -78,6 +102,9 @@ def _add_models(routes: APIRouter, house: House) -> None:
 
     @routes.post(
         "/v1/studies",
+        summary="Score the films of one study together",
+        response_description="What each model asked says of the study, the most probable label first.",
+        dependencies=guards,
         responses={200: {"model": StudyAnswer}, **_responses(*_REFUSALS)},
         openapi_extra=_body(
             "multipart/form-data",
@@ -86,13 +113,16 @@ def _add_models(routes: APIRouter, house: House) -> None:
         ),
     )
     async def studies(request: Request) -> Response:
-        """Score the films of one study together."""
+        """Probabilities, decisions, and on demand heat-maps, boxes and the spread of Monte-Carlo dropout."""
         body = await request.body()
         kind = request.headers.get("content-type", "")
         return _json(await house.answered(request, partial(_study, house, body, kind), study_answer))
 
     @routes.post(
         "/v1/preview",
+        summary="Show a film as the models see it",
+        response_description="The film, 8-bit grey.",
+        dependencies=guards,
         response_class=Response,
         responses={
             200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
@@ -106,11 +136,17 @@ def _add_models(routes: APIRouter, house: House) -> None:
         """A film as the models see it, windowed, as 8-bit PNG of its own size."""
         body = await request.body()
         kind = request.headers.get("content-type", "")
-        return Response(await house.within(request, partial(_preview, house, body, kind)), media_type="image/png")
+        return Response(await house.previewed(request, partial(_preview, body, kind)), media_type="image/png")
 
-    @routes.get("/v1/model", responses={200: {"model": Models}, **_responses(401)})
+    @routes.get(
+        "/v1/model",
+        summary="Describe the loaded models",
+        response_description="The models, the default first, and the limits of a study.",
+        dependencies=guards,
+        responses={200: {"model": Models}, **_responses(400, 401, 503)},
+    )
     async def model() -> Response:
-        """The loaded models: labels, hashes, calibration, what they can do, and their cards."""
+        """What can be asked of the models: labels, hashes, calibration, what they can do, and their cards."""
         return _json(described.model_dump_json().encode())
 
     described = Models(
@@ -121,23 +157,40 @@ def _add_models(routes: APIRouter, house: House) -> None:
 
 
 def _add_state(routes: APIRouter, house: House) -> None:
-    @routes.get("/healthz", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
+    @routes.get(
+        "/healthz",
+        summary="Is the process alive?",
+        response_description="It is.",
+        responses={**_text("ok\n"), **_responses(400, 503)},
+        response_class=Response,
+    )
     async def healthz() -> Response:
-        """Whether the process answers."""
+        """For a supervisor, which starts a process that does not answer anew."""
         return Response("ok\n", media_type="text/plain")
 
-    @routes.get("/readyz", responses={200: {"content": {"text/plain": {}}}, **_responses(503)}, response_class=Response)
+    @routes.get(
+        "/readyz",
+        summary="Do the models take films?",
+        response_description="They do.",
+        responses={**_text("ready\n"), **_responses(400, 503)},
+        response_class=Response,
+    )
     async def readyz() -> Response:
-        """Whether the models take films."""
+        """For a balancer, which sends requests elsewhere while a server starts or stops."""
         if not house.ready:
             raise ProblemError(503, "The server is stopping.", retry_after=5)
         return Response("ready\n", media_type="text/plain")
 
     @routes.get(
-        "/metrics", responses={200: {"content": {"text/plain": {}}}, **_responses(401)}, response_class=Response
+        "/metrics",
+        summary="Counts of this worker, for Prometheus",
+        response_description="Prometheus' text format.",
+        dependencies=_guards(house),
+        responses={**_text(_COUNTS), **_responses(400, 401, 503)},
+        response_class=Response,
     )
     async def metrics() -> Response:
-        """Counts of this worker, for Prometheus."""
+        """Requests by route and status, their times, films in the house, passes of the networks; nothing of a film."""
         return Response(house.metrics.text(), headers={"Content-Type": house.metrics.content_type})
 
     @routes.get("/docs", include_in_schema=False)
@@ -187,48 +240,46 @@ def _predict(house: House, body: bytes) -> Asked:
         asked = PredictRequest.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error) from error
-    served = chosen_models([asked.model] if asked.model else [], house.models)[0]
+    served = chosen_models([asked.model] if asked.model else [], house.models, "model")[0]
     if asked.samples == 1:
         raise ProblemError(422, "samples: one sample has no spread; give 0, or 2 and more.")
     if asked.samples and not served.samples:
         raise ProblemError(422, f"samples: {served.name} has no dropout to sample; leave it at 0.")
     samples = (_SAMPLES if served.samples else 0) if asked.samples is None else asked.samples
-    wish = Wish(
-        served,
-        label_places(asked.labels or [], served, strict=True),
-        method_of(asked.method or "", served, strict=True) if asked.heatmaps else None,
-        samples,
-        asked.heatmaps,
-    )
-    film = receive(from_base64(asked.cxr_base64), 1, VIEWS.index(asked.view), house.settings)
-    return [wish], [film]
+    method = method_of(asked.method or "", served, [served])
+    places = label_places(asked.labels or [], served, [served])
+    wish = Wish(served, places, method if asked.heatmaps else None, samples, asked.heatmaps)
+    return [wish], [Sent(from_base64(asked.cxr_base64), 1, VIEWS.index(asked.view))]
 
 
 def _invalid(error: ValidationError) -> ProblemError:
     """What is wrong with a JSON body, without quoting it."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    fields = list(PredictRequest.model_fields)
+    first = errors[0]
     if first["type"] == "json_invalid":
         return ProblemError(400, "The body is no JSON.")
-    known = [str(part) for part in first["loc"] if part in PredictRequest.model_fields]
+    # before what is missing: a field of another name is likely to be the reason
+    for each in errors:
+        if each["type"] == "extra_forbidden":
+            return no_such_field(str(each["loc"][-1]), fields)
+    known = [str(part) for part in first["loc"] if part in fields]
     return ProblemError(422, f"{'.'.join(known) or 'The body'}: {first['msg']}.")
 
 
 def _study(house: House, body: bytes, kind: str) -> Asked:
-    form = read_form(body, kind, house.settings.max_views)
-    contents = [content for name, content in form.files if name in {"files", "files[]", "file"}]
-    if not contents:
+    form = read_form(body, kind, house.settings.max_views, _STUDY)
+    if not form.films:
         raise ProblemError(422, "files: send at least one film.")
-    wishes = study_wishes(form.fields, house.models, len(contents))
-    views = views_of(form.fields.get("views"), len(contents))
-    films = [
-        receive(content, number, view, house.settings)
-        for number, (content, view) in enumerate(zip(contents, views, strict=True), 1)
-    ]
-    return wishes, films
+    count = len(form.films)
+    wishes = study_wishes(form.fields, house.models, count)
+    views = views_of(form.fields.get("views"), count)
+    films = zip(form.films, range(1, count + 1), views, strict=True)
+    return wishes, [Sent(content, number, view) for content, number, view in films]
 
 
-def _preview(house: House, body: bytes, kind: str) -> bytes:
-    form = read_form(body, kind, 1)
-    if not form.files:
+def _preview(body: bytes, kind: str) -> Sent:
+    form = read_form(body, kind, 1, _PREVIEW)
+    if not form.films:
         raise ProblemError(422, "file: send one film.")
-    return as_png(receive(form.files[0][1], 1, VIEWS.index("unknown"), house.settings).pixels)
+    return Sent(form.films[0], 1, VIEWS.index("unknown"))

@@ -48,18 +48,20 @@ def read_token(path: Path) -> str:
     return token
 
 
-def check_token(expected: str | None, path: str, authorization: bytes) -> None:
+def check_token(expected: str | None, method: str, path: str, authorization: bytes) -> None:
     """Refuse a request without the token.
 
     Args:
         expected: The token; None: everybody may ask.
+        method: How it is asked; what is open is so to GET and HEAD.
         path: The address asked for.
         authorization: The request's header of that name; empty: none.
 
     Raises:
         ProblemError: 401.
     """
-    if expected is None or path in _OPEN or path.startswith("/static/"):
+    is_open = path in _OPEN or path.startswith("/static/")
+    if expected is None or (is_open and method in {"GET", "HEAD"}):
         return
     kind, _, given = authorization.partition(b" ")
     # compared in constant time: how long it takes says nothing of how much is right

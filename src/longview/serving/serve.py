@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
 import logging
 import os
 import socket
@@ -15,8 +16,7 @@ from longview.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_EXTRA = ("fastapi", "prometheus_client", "python_multipart", "uvicorn")
-_LOOPBACK = ("127.", "localhost", "::1")
+_EXTRA = ("fastapi", "pebble", "prometheus_client", "python_multipart", "uvicorn")
 
 
 def serve(
@@ -33,6 +33,7 @@ def serve(
     allow_origin: list[str] | None = None,
     max_upload_mb: float = 64.0,
     max_megapixels: float = 40.0,
+    decoded_megapixels: float = 640.0,
     queue: int = 64,
     batch: int = 16,
     wait_ms: float = 5.0,
@@ -52,9 +53,9 @@ def serve(
     /metrics (Prometheus) and /docs say the rest; scripts/serve_client.py is a client. Errors are problem+json.
 
     Requests that wait are scored together, up to --batch films; what comes beyond --queue waiting ones is refused with
-    429. Films are decoded in memory, from a header that was checked first; nothing of them is written, logged or sent
-    back. SIGTERM ends the server when what it took is answered. Workers share nothing but the port, so each loads the
-    models, takes its share of the cores and counts for itself in /metrics.
+    429. Films are decoded in memory, in processes of their own, from a header that was checked first; nothing of them
+    is written, logged or sent back. SIGTERM ends the server when what it took is answered. Workers share nothing but
+    the port, so each loads the models, takes its share of the cores and counts for itself in /metrics.
 
     There is no TLS: put a proxy before it that has, and a --token-file, when others than this machine may ask.
 
@@ -69,9 +70,10 @@ def serve(
         workers: Processes.
         cores: CPU threads of a worker's networks; its share of the cores by default.
         token_file: File with the token that clients must send as `Authorization: Bearer TOKEN`.
-        allow_origin: Web origins (https://host) whose pages may use the API; none by default.
+        allow_origin: Web origins (scheme://host[:port]) whose pages may use the API; none by default, * for all.
         max_upload_mb: Largest request, in MB of films.
         max_megapixels: Largest film, in 10^6 pixels.
+        decoded_megapixels: Films that are decoded at once, in 10^6 pixels of a byte each; others wait.
         queue: Requests that may wait.
         batch: Most films in one pass of a network; 1 scores one at a time.
         wait_ms: Milliseconds that a pass waits for requests that are on their way.
@@ -84,16 +86,17 @@ def serve(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not checkpoint or len(set(checkpoint)) < len(checkpoint):
         raise InputError("--checkpoint: give one model or several, each once")
-    if workers < 1 or not 0 <= port < 65_536 or not 0 <= threshold <= 1:
-        raise InputError(
-            f"--workers {workers} --port {port} --threshold {threshold}: give at least 1 worker, a port from 0 to "
-            f"65535, and a probability"
-        )
+    from longview.serving.given import check_models, check_numbers, checked_origins, plain_host
     from longview.serving.security import read_token
+    from longview.serving.telling import log_line_by_line
 
+    log_line_by_line()
+    check_numbers(workers, port, threshold)
+    host = plain_host(host)
     settings = Settings(
         max_upload_mb=max_upload_mb,
         max_megapixels=max_megapixels,
+        decoded_megapixels=decoded_megapixels,
         queue=queue,
         batch=batch,
         wait_ms=wait_ms,
@@ -101,14 +104,15 @@ def serve(
         decoders=max(2, (os.cpu_count() or 2) // workers),
         cores=max(1, (os.cpu_count() or 1) // workers) if cores is None else cores,
         token=read_token(token_file) if token_file else None,
-        allow_origin=tuple(allow_origin or ()),
+        allow_origin=checked_origins(allow_origin or ()),
     )
     plan = Plan(
         tuple(checkpoint), tuple(calibration or ()), rule, threshold, weights, device, settings, workers
     )  # fmt: skip
-    if settings.token is None and not host.startswith(_LOOPBACK):
-        logger.warning("--host %s without --token-file: everybody who reaches this machine may ask", host)
     with _listening(host, port) as listener:
+        check_models(plan.checkpoints, plan.calibrations, rule)
+        if settings.token is None and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            logger.warning("--host %s without --token-file: everybody who reaches this machine may ask", host)
         _run(plan, listener)
 
 
@@ -143,16 +147,14 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _run(plan: Plan, listener: socket.socket) -> None:
     """Serve until a signal says otherwise."""
-    import uvicorn
-    from uvicorn.supervisors import Multiprocess
+    from longview.serving.running import run
+    from longview.serving.telling import tell
 
+    host, port = listener.getsockname()[:2]
+    plan = plan.bound_to(host)
     # mistakes are told here, once, and not by every worker again and again
     served = plan.open()
-    host, port = listener.getsockname()[:2]
-    for each in served:
-        logger.info(
-            "%s: %d labels, %d px, on %s", each.name, len(each.model.names), each.model.image_size, each.model.device
-        )
+    tell(served, plan.settings, host, port)
     logger.info(
         "longview serves on http://%s:%d (workers: %d)", f"[{host}]" if ":" in host else host, port, plan.workers
     )
@@ -162,20 +164,4 @@ def _run(plan: Plan, listener: socket.socket) -> None:
 
         app = create_app(served, plan.settings)
     del served
-    config = uvicorn.Config(
-        app,
-        factory=plan.workers > 1,
-        workers=plan.workers,
-        # names of films, patients or tokens could be in an address: uvicorn's own log of them is off
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=int(plan.settings.timeout) + 5,
-        ws="none",
-        timeout_worker_healthcheck=60,  # importing torch takes longer than the 5 s after which a worker counts as dead
-    )
-    if plan.workers == 1:
-        uvicorn.Server(config).run(sockets=[listener])
-    else:
-        Multiprocess(config, sockets=[listener]).run()
+    run(app, plan.workers, plan.settings.timeout, listener)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from longview import VIEWS
 from longview.explain import Method
@@ -53,19 +52,16 @@ def study_wishes(fields: Mapping[str, str], models: Sequence[Served], films: int
     # shares tell views apart: without heat-maps they are only of use for several
     wanted = heatmaps or boxes or films > 1 or asked not in {"", "none"}
     names = words(fields.get("labels"))
-    known = [label_places(names, served, strict=len(chosen) == 1) for served in chosen]
-    if names and not any(known):
-        raise ProblemError(422, f"labels: no model asked scores {clipped(names)}.")
     return [
         Wish(
             served,
-            places,
-            method_of(asked, served, strict=len(chosen) == 1) if wanted else None,
+            label_places(names, served, chosen),
+            method_of(asked, served, chosen) if wanted else None,
             samples if served.samples else 0,
             heatmaps,
             boxes,
         )
-        for served, places in zip(chosen, known, strict=True)
+        for served in chosen
     ]
 
 
@@ -90,8 +86,13 @@ def views_of(text: str | None, films: int) -> list[int]:
     return [by_name[view.lower()] for view in given]
 
 
-def chosen_models(names: Sequence[str], models: Sequence[Served]) -> list[Served]:
+def chosen_models(names: Sequence[str], models: Sequence[Served], field: str = "models") -> list[Served]:
     """The models of these names, each once; the first where none is named.
+
+    Args:
+        names: Those asked for.
+        models: Those that there are.
+        field: Of the request, for the message.
 
     Raises:
         ProblemError: 422 for a name that is none.
@@ -99,34 +100,52 @@ def chosen_models(names: Sequence[str], models: Sequence[Served]) -> list[Served
     by_name = {served.name: served for served in models}
     for name in names:
         if name not in by_name:
-            raise ProblemError(422, f"models: there is no model {clipped([name])}; there are {clipped(list(by_name))}.")
+            raise ProblemError(
+                422, f"{field}: there is no model {clipped([name])}; there are {clipped(list(by_name))}."
+            )
     return [by_name[name] for name in dict.fromkeys(names)] or [models[0]]
 
 
-def label_places(names: Sequence[str], served: Served, *, strict: bool) -> list[int]:
+def label_places(names: Sequence[str], served: Served, asked: Sequence[Served]) -> list[int]:
     """Positions of labels in a model's scores, each once; all where none is named.
 
+    Args:
+        names: The labels.
+        served: The model.
+        asked: All models of the request: what this one lacks is left out if another has it.
+
     Raises:
-        ProblemError: 422 for one that it does not score, if strict; else that is left out.
+        ProblemError: 422 for one that none of them scores.
     """
-    model = served.model
     if not names:
-        return list(range(len(model.names)))
-    places: list[int] = []
-    for name in names:
-        known = name if name in model.names else model.labels.canonical(name)
-        if known in model.names:
-            places.append(model.names.index(str(known)))
-        elif strict:
-            raise ProblemError(422, f"labels: {served.name} does not score {clipped([name])}; see GET /v1/model.")
+        return list(range(len(served.model.names)))
+    places = []
+    for name in dict.fromkeys(names):
+        place = _place(name, served)
+        if place is not None:
+            places.append(place)
+        elif all(_place(name, other) is None for other in asked):
+            who = f"{served.name} does not score" if len(asked) == 1 else "no model asked scores"
+            raise ProblemError(422, f"labels: {who} {clipped([name])}; see GET /v1/model.")
     return list(dict.fromkeys(places))
 
 
-def method_of(name: str, served: Served, *, strict: bool) -> Method | None:
+def _place(name: str, served: Served) -> int | None:
+    names = served.model.names
+    known = name if name in names else served.model.labels.canonical(name)
+    return names.index(known) if known in names else None
+
+
+def method_of(name: str, served: Served, asked: Sequence[Served]) -> Method | None:
     """A method by name; empty: gradcam++, where the model can.
 
+    Args:
+        name: The method.
+        served: The model.
+        asked: All models of the request: what this one cannot is left out if another can.
+
     Raises:
-        ProblemError: 422 for what is no method, or, if strict, what this model cannot.
+        ProblemError: 422 for what none of them can.
     """
     if name == "none":
         return None
@@ -135,10 +154,11 @@ def method_of(name: str, served: Served, *, strict: bool) -> Method | None:
     for method in served.methods:
         if method == name:
             return method
-    if name in get_args(Method) and not strict:
+    there = list(dict.fromkeys(method for other in asked for method in other.methods))
+    if name in there:
         return None
-    there = clipped(["none", *served.methods])
-    raise ProblemError(422, f"method: {served.name} has {there}.")
+    who = served.name if len(asked) == 1 else "the models asked"
+    raise ProblemError(422, f"method: for {who} there is {clipped(['none', *there])}.")
 
 
 def clipped(names: Sequence[str]) -> str:
