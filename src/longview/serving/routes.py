@@ -39,6 +39,7 @@ from longview.serving.wishes import Wish, chosen_models, label_places, method_of
 PAGE = Path(__file__).parent / "page"
 
 _SAMPLES = 10  # of /predict, by default
+_VALUES = 10_000  # of a JSON body: reading millions keeps the interpreter busy for seconds
 _REFUSALS = (400, 401, 408, 413, 415, 422, 429, 503, 504)
 _FILMS = ("files", "files[]", "file")  # the first is documented; the others are what libraries and habits make of it
 _STUDY = Layout(_FILMS, [name for name in STUDY_FORM["properties"] if name not in (*_FILMS, *STUDY_LISTS)], STUDY_LISTS)
@@ -236,6 +237,8 @@ def _predict_answer(*given: Any) -> dict[str, Any]:
 
 
 def _predict(house: House, body: bytes) -> Asked:
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > _VALUES:  # base64 has none of these
+        raise ProblemError(422, f"The body has more than {_VALUES:,} values.")
     try:
         asked = PredictRequest.model_validate_json(body)
     except ValidationError as error:
