@@ -105,7 +105,7 @@ def test_the_image_trains_as_a_user_without_rights(buildah, container):
     longview = [*inside, "python3", "/opt/longview/main.py"]
     assert run(*inside, "id", "-u").strip() == "1000"
     assert "usage: main.py COMMAND" in run(*longview, "--help")
-    small = ["--data.phantom.studies", 24, "--data.phantom.size", 32, "--data.image_size", 32, "--data.batch_size", 4,
+    small = ["--data.phantom.studies", 24, "--data.phantom.size", 64, "--data.image_size", 64, "--data.batch_size", 4,
              "--data.num_workers", 0, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false"]  # fmt: skip
     run(*longview, "fit", "--config", "configs/demo.yaml", *small)
     found = run(*inside, "find", "/opt/longview", "-name", "*.ckpt", "-user", "1000")

@@ -41,8 +41,9 @@ def tell(served: Sequence[Served], settings: Settings, host: str, port: int) -> 
         port: Its port.
     """
     for each in served:
+        model, maps = each.model, f"heat-maps: {', '.join(each.methods) or 'none'}"
         logger.info(
-            "%s: %d labels, %d px, on %s", each.name, len(each.model.names), each.model.image_size, each.model.device
+            "%s: %d labels, %d px, on %s; %s", each.name, len(model.names), model.image_size, model.device, maps
         )
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - of all addresses, this machine's own
     address = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
