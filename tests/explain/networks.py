@@ -26,7 +26,7 @@ class TinyEncoder(nn.Module):
 
 
 def linear(pool="avg"):
-    return LinearDecoder(pool=pool)
+    return LinearDecoder(pool=pool, dropout=0)
 
 
 def queries():
